@@ -2,4 +2,61 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! stub
+//! What the engine and the token broker share: identities, ids, requests, replies, errors, the wire, and
+//! the trait [`TokenBroker`] through which the engine's parent process reaches a broker.
+//!
+//! The parts by reader:
+//! - a document (content process) uses [`TokenPort`], [`port`] and [`wire`];
+//! - the engine's parent (constellation) uses [`identity`] and [`TokenBroker`];
+//! - the main process and the broker use [`control`] between them.
+//!
+//! Only plain `ipc_channel::ipc` types cross to the broker: Servo's `GenericSender` and `GenericCallback`
+//! serialise as addresses in single-process mode.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod control;
+pub mod error;
+pub mod identity;
+pub mod port;
+pub mod wire;
+
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use serde::{Deserialize, Serialize};
+
+pub use crate::error::{ErrorKind, TokenError};
+pub use crate::identity::{Connection, Origin, PortIdentity};
+pub use crate::wire::Frame;
+
+/// A document's two ends of the channel to the broker. What travels is [`port::PortRequest`] one way and
+/// [`port::PortMessage`] the other, each in a [`Frame`].
+///
+/// Whoever holds the sender acts for the [`PortIdentity`] that the broker was given when the port was opened:
+/// no message names an origin.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct TokenPort {
+    /// Carries [`port::PortRequest`]s to the broker.
+    pub requests: IpcSender<Frame>,
+    /// Carries [`port::PortMessage`]s from the broker. It closes when the broker dies or closes the port.
+    pub messages: IpcReceiver<Frame>,
+}
+
+/// Names a port between the parent process and the broker. Content never sees it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct PortId(pub u64);
+
+/// Called once with the outcome of [`TokenBroker::open_port`], on any thread.
+pub type OpenPortCallback = Box<dyn FnOnce(Result<TokenPort, TokenError>) + Send>;
+
+/// The parent process's way to a token broker. The engine gets an implementation from its embedder and starts
+/// nothing by itself. No method blocks.
+pub trait TokenBroker: Send + Sync {
+    /// Opens a port that acts for `identity`. The callback gets the document's ends of it, or
+    /// [`ErrorKind::NotAllowed`] if this embedder gives that identity no port, or [`ErrorKind::Io`] if no broker
+    /// could be started. A port that is closed before the broker has started gets [`ErrorKind::Closed`].
+    fn open_port(&self, identity: PortIdentity, callback: OpenPortCallback) -> PortId;
+
+    /// Closes a port and everything that was opened through it. Unknown ids are ignored.
+    fn close_port(&self, port: PortId);
+}

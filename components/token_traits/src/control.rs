@@ -1,0 +1,134 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! What the main process and the broker say to each other, and how a token process introduces itself.
+//!
+//! The main process is trusted; it spawns every process. The broker cannot spawn: it asks.
+//!
+//! Every token process is started as `token-broker KIND TOKEN`, where TOKEN names an `IpcOneShotServer` of the main
+//! process. It creates its own channels and sends the main process's ends of them in a [`Hello`].
+
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use serde::{Deserialize, Serialize};
+
+use crate::PortId;
+use crate::identity::{Origin, PortIdentity};
+use crate::wire::Frame;
+
+/// The first message of a token process to the main process.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(bound = "")]
+pub struct Hello<ToChild, FromChild> {
+    /// [`crate::wire::WIRE_VERSION`] of the process; anything else than the main process's own ends it.
+    pub version: u8,
+    /// To the process.
+    pub to_child: IpcSender<ToChild>,
+    /// From the process.
+    pub from_child: IpcReceiver<FromChild>,
+}
+
+/// The broker's [`Hello`].
+pub type BrokerHello = Hello<ToBroker, FromBroker>;
+
+/// A worker's [`Hello`]. The main process hands both ends on to the broker without reading from them, after it has
+/// sent the worker its [`WorkerKind`] as the first frame.
+pub type WorkerHello = Hello<Frame, Frame>;
+
+/// Names a worker process between the broker and the main process. Chosen by the broker, never used twice.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct WorkerId(pub u64);
+
+/// What a worker is for. The main process refuses kinds that its configuration does not name.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum WorkerKind {
+    /// The embedded card in software, with the given profile.
+    VirtualCard {
+        /// A profile that `virtual_card` knows.
+        profile: String,
+    },
+    /// Watches PC/SC for readers and cards.
+    PcscMonitor,
+    /// Talks to the card in one PC/SC reader.
+    PcscReader {
+        /// The reader's name as PC/SC gives it.
+        reader: String,
+    },
+}
+
+/// What may be started, from the `--token-config` file.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BrokerConfig {
+    /// `[pcsc] enabled`.
+    pub pcsc: bool,
+    /// `[virtual_card] profile`, or `None` where it is not enabled.
+    pub virtual_card: Option<String>,
+}
+
+/// A powerful feature that a grant is about.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Feature {
+    /// `secure-element`.
+    SecureElement,
+}
+
+/// Main process to broker.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum ToBroker {
+    /// The first message.
+    Configure(BrokerConfig),
+    /// Serve a document.
+    OpenPort {
+        /// Names it.
+        port: PortId,
+        /// Who it is.
+        identity: PortIdentity,
+        /// The document's requests.
+        requests: IpcReceiver<Frame>,
+        /// To the document.
+        messages: IpcSender<Frame>,
+    },
+    /// Drop a document and everything that it opened.
+    ClosePort(PortId),
+    /// Allow, or no longer allow, a feature to an origin.
+    SetGrant {
+        /// Whom.
+        origin: Origin,
+        /// Under which top-level origin.
+        top_level_origin: Origin,
+        /// What.
+        feature: Feature,
+        /// Whether it is allowed from now on.
+        allowed: bool,
+    },
+    /// A worker that the broker asked for has introduced itself.
+    WorkerStarted {
+        /// Which.
+        worker: WorkerId,
+        /// To the worker.
+        requests: IpcSender<Frame>,
+        /// From the worker.
+        replies: IpcReceiver<Frame>,
+    },
+    /// A worker could not be started, or has ended for whatever reason.
+    WorkerEnded {
+        /// Which.
+        worker: WorkerId,
+        /// A sentence for the log and for the page's error message.
+        reason: String,
+    },
+}
+
+/// Broker to main process.
+#[derive(Debug, Deserialize, Serialize)]
+pub enum FromBroker {
+    /// Start a worker; answered by [`ToBroker::WorkerStarted`] or [`ToBroker::WorkerEnded`].
+    StartWorker {
+        /// Names it from now on.
+        worker: WorkerId,
+        /// What it is for.
+        kind: WorkerKind,
+    },
+    /// Kill a worker; answered by [`ToBroker::WorkerEnded`].
+    KillWorker(WorkerId),
+}
