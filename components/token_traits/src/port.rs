@@ -79,9 +79,8 @@ pub enum RequestBody {
     Transmit {
         /// The channel to send it on.
         channel: ChannelId,
-        /// The command APDU, at most [`MAX_COMMAND_LENGTH`] bytes. The channel bits of its class byte are ignored.
-        #[serde(with = "serde_bytes")]
-        command: Vec<u8>,
+        /// What to send. The channel bits of its class byte are ignored.
+        command: Command,
         /// `Channel.timeout`, in milliseconds from the moment that the broker takes the request; `None` for the
         /// broker's own limit.
         timeout_ms: Option<u32>,
@@ -90,6 +89,25 @@ pub enum RequestBody {
     SelectNext(ChannelId),
     /// `Channel.close()`. Answered by [`ReplyBody::Done`], also when it is closed already.
     CloseChannel(ChannelId),
+}
+
+/// A command APDU, as the page gave it. Nothing in it has been checked.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Command {
+    /// `transmitRaw()`: the encoded APDU, at most [`MAX_COMMAND_LENGTH`] bytes.
+    Raw(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// `transmit()`: an `SECommand` (GP Web API, section 13).
+    Fields {
+        /// CLA, INS, P1, P2.
+        header: [u8; 4],
+        /// The data field, at most 65,535 bytes; `None` and empty mean that there is none.
+        data: Option<Vec<u8>>,
+        /// The length of the expected response data: `None` for no Le field, 0 for "as much as there is" (256, or
+        /// 65,536 where the encoding is extended).
+        le: Option<u16>,
+        /// Whether to use the extended length encoding even where the short one would do.
+        extended: bool,
+    },
 }
 
 /// `ChannelType` of the GP Web API, section 12.3.

@@ -94,7 +94,7 @@ mod tests {
             id: RequestId(7),
             body: RequestBody::Transmit {
                 channel: ChannelId(1),
-                command,
+                command: Command::Raw(command),
                 timeout_ms: Some(1000),
             },
         }
@@ -134,8 +134,11 @@ mod tests {
 
     #[test]
     fn a_length_that_is_a_lie_does_not_allocate() {
-        // A Transmit whose command claims 2^63 bytes and has none.
-        let mut bytes = vec![WIRE_VERSION, 7, 7, 1];
+        // A Transmit whose command claims 2^63 bytes and has none: version, id, variants, then the length.
+        let honest = Frame::encode(&transmit(vec![])).unwrap().0;
+        let length_at = honest.len() - 3;
+        assert_eq!(honest[length_at], 0);
+        let mut bytes = honest[..length_at].to_vec();
         bytes.extend([0xff; 9]);
         bytes.push(0x01);
         assert_eq!(
