@@ -1,0 +1,60 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! The built-in demo page.
+//!
+//! It needs a secure context with an identity of its own. A scheme of our own would give it neither: the engine gives
+//! such URLs opaque origins, and `ProtocolHandler::is_secure` exempts them from mixed-content checks only. So it has an
+//! HTTPS origin on a name below `.invalid`, which is never resolved (RFC 6761): the main process answers every request
+//! to it before it reaches the network, and only when the program was started for the demo.
+
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use servo::{WebResourceLoad, WebResourceResponse};
+use url::Url;
+
+/// The demo's origin, serialised.
+pub const ORIGIN: &str = "https://demo.servo-tokens.invalid";
+
+const PAGE: &str = include_str!("demo.html");
+
+/// The page loads nothing, and nothing can be injected that would.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
+
+/// The page's URL.
+pub fn url() -> Url {
+    Url::parse(ORIGIN).expect("the constant is a URL")
+}
+
+/// Answers a request to the demo's origin. Other requests go their way.
+pub fn answer(load: WebResourceLoad) {
+    let url = load.request().url.clone();
+    if url.origin() != self::url().origin() {
+        return;
+    }
+    let (status, body) = match (&load.request().method, url.path()) {
+        (&Method::GET, "/") => (StatusCode::OK, PAGE),
+        _ => (StatusCode::NOT_FOUND, ""),
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let reason = status
+        .canonical_reason()
+        .unwrap_or_default()
+        .as_bytes()
+        .to_vec();
+    let response = WebResourceResponse::new(url)
+        .headers(headers)
+        .status_code(status)
+        .status_message(reason);
+    let mut load = load.intercept(response);
+    load.send_body_data(body.as_bytes().to_vec());
+    load.finish();
+}
