@@ -469,10 +469,11 @@ mod tests {
     use super::*;
     use crate::server::{Request, Response, Server};
 
+    /// Method, path and body of each request.
+    type Seen = Arc<Mutex<Vec<(String, String, Value)>>>;
+
     /// A browser that knows its lines: requests are kept, answers are the given ones.
-    fn scripted(
-        answers: Vec<(u16, &'static str)>,
-    ) -> (Server, Session, Arc<Mutex<Vec<(String, String, Value)>>>) {
+    fn scripted(answers: Vec<(u16, &'static str)>) -> (Server, Session, Seen) {
         let server = Server::builder().start().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let answers = Arc::new(Mutex::new(answers.into_iter()));

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::http::{Request, Response, percent_decode};
+use super::http::{Response, percent_decode};
 use super::template::{Context, substitute};
 
 /// Where files come from: single ones first, then the roots in order.
@@ -244,6 +244,7 @@ fn media_type(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Request;
 
     fn get(files: &Files, path: &str) -> Response {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));

@@ -390,7 +390,7 @@ mod tests {
         )?;
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
             _ => Ok(String::from_utf8(answer).unwrap()),
         }
     }
