@@ -26,6 +26,9 @@ pub struct Hello<ToChild, FromChild> {
     pub to_child: IpcSender<ToChild>,
     /// From the process.
     pub from_child: IpcReceiver<FromChild>,
+    /// Nothing is ever sent on it. The main process keeps it for as long as the process may live: the process ends
+    /// when it closes, whatever it is doing and whoever holds its other channels.
+    pub lifeline: IpcSender<()>,
 }
 
 /// The broker's [`Hello`].
@@ -70,6 +73,16 @@ pub struct BrokerConfig {
 pub enum Feature {
     /// `secure-element`.
     SecureElement,
+}
+
+impl Feature {
+    /// The feature with this name in the Permissions API, if it is one of the token APIs'.
+    pub fn from_permission_name(name: &str) -> Option<Self> {
+        match name {
+            "secure-element" => Some(Self::SecureElement),
+            _ => None,
+        }
+    }
 }
 
 /// Main process to broker.

@@ -25,6 +25,7 @@ pub mod wire;
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use serde::{Deserialize, Serialize};
 
+pub use crate::control::Feature;
 pub use crate::error::{ErrorKind, TokenError};
 pub use crate::identity::{Connection, Origin, PortIdentity};
 pub use crate::wire::Frame;
@@ -56,6 +57,16 @@ pub trait TokenBroker: Send + Sync {
     /// [`ErrorKind::NotAllowed`] if this embedder gives that identity no port, or [`ErrorKind::Io`] if no broker
     /// could be started. A port that is closed before the broker has started gets [`ErrorKind::Closed`].
     fn open_port(&self, identity: PortIdentity, callback: OpenPortCallback) -> PortId;
+
+    /// Allows a powerful feature to an origin under a top-level origin, or takes that back. For automation: the user's
+    /// own grants are between the embedder and the broker.
+    fn set_grant(
+        &self,
+        origin: Origin,
+        top_level_origin: Origin,
+        feature: Feature,
+        allowed: bool,
+    );
 
     /// Closes a port and everything that was opened through it. Unknown ids are ignored.
     fn close_port(&self, port: PortId);

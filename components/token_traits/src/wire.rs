@@ -136,7 +136,7 @@ mod tests {
     fn a_length_that_is_a_lie_does_not_allocate() {
         // A Transmit whose command claims 2^63 bytes and has none: version, id, variants, then the length.
         let honest = Frame::encode(&transmit(vec![])).unwrap().0;
-        let length_at = honest.len() - 3;
+        let length_at = honest.len() - 4;
         assert_eq!(honest[length_at], 0);
         let mut bytes = honest[..length_at].to_vec();
         bytes.extend([0xff; 9]);
