@@ -175,6 +175,9 @@ pub fn assemble(paths: &Paths, edits: Edits, lock_file: LockFile) -> Result<()> 
 
 fn report(part: &Part, written: usize) {
     let folder = part.folder();
+    if written == 0 {
+        return;
+    }
     match part {
         Part::Engine(EngineCrate {
             package,

@@ -247,7 +247,10 @@ pub fn run_cargo_build(command: &mut Command) -> Result<()> {
         command,
         |line| {
             let line = line.trim_start();
-            if let Some(name) = line.strip_prefix("Compiling ") {
+            let crate_line = line
+                .strip_prefix("Compiling ")
+                .or_else(|| line.strip_prefix("Checking "));
+            if let Some(name) = crate_line {
                 let mut progress = progress.borrow_mut();
                 progress.0 += 1;
                 progress.1 = name.split(" (").next().unwrap_or(name).to_owned();

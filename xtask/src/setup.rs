@@ -41,7 +41,7 @@ const fn package(need: Need, debian: &'static str, sign: Sign) -> Package {
     Package { need, debian, sign }
 }
 
-const PACKAGES: [Package; 18] = [
+const PACKAGES: [Package; 19] = [
     package(Need::Build, "git", Sign::Program("git")),
     package(Need::Build, "g++", Sign::Program("c++")),
     package(Need::Build, "make", Sign::Program("make")),
@@ -77,6 +77,8 @@ const PACKAGES: [Package; 18] = [
         Sign::Library("pcsc/drivers/serial/libifdvpcd.so"),
     ),
     package(Need::Test, "opensc", Sign::Program("opensc-tool")),
+    // Fetches testharness.js and the like.
+    package(Need::Test, "npm", Sign::Program("npm")),
 ];
 
 /// The clang that is preferred. Any other that is installed with its library will do.
@@ -146,6 +148,8 @@ fn missing_debian(need: Need) -> Vec<String> {
     let wanted = PACKAGES
         .iter()
         .filter(|package| package.need <= need)
+        // A program that does not come from a package serves as well.
+        .filter(|package| !matches!(package.sign, Sign::Program(name) if program_exists(name)))
         .map(|package| package.debian)
         .collect::<Vec<_>>();
     let output = Command::new("dpkg-query")
