@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::process::{self, interactive, program, step};
+use crate::process::{self, cargo, interactive, program, step};
 
 /// What a command needs from the system.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -267,9 +267,10 @@ fn program_exists(name: &str) -> bool {
 
 /// rustfmt and clippy, which a minimal toolchain lacks.
 fn rust_components() -> Result<()> {
-    let missing = [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")]
+    let here = Path::new(".");
+    let missing = [("rustfmt", "fmt"), ("clippy", "clippy")]
         .into_iter()
-        .filter(|(_, tool)| !process::succeeds(program(tool).arg("--version")))
+        .filter(|(_, tool)| !process::succeeds(cargo(here).args([tool, "--version"])))
         .map(|(component, _)| component)
         .collect::<Vec<_>>();
     if missing.is_empty() {
