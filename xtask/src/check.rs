@@ -126,6 +126,7 @@ pub fn stat(paths: &Paths) -> Result<()> {
 /// Prints the table; returns the changed lines of the features. `counted` is ordered by folder.
 fn print_stat(counted: &[Counted]) -> usize {
     let mut features = 0;
+    let width = counted.iter().map(|one| one.file.len()).max().unwrap_or(0) + 2;
     for kind in [Kind::Feature, Kind::EngineSecurity] {
         let of_kind = counted
             .iter()
@@ -133,9 +134,9 @@ fn print_stat(counted: &[Counted]) -> usize {
             .collect::<Vec<_>>();
         println!("{kind} patches, lines in existing Servo files:");
         for of_crate in of_kind.chunk_by(|one, other| one.folder == other.folder) {
-            print_row(0, &of_crate[0].folder, sum(of_crate), "");
+            print_row(width, &of_crate[0].folder, sum(of_crate), "");
             for one in of_crate {
-                print_row(2, &one.file, one.lines, "");
+                print_row(width, &format!("  {}", one.file), one.lines, "");
             }
         }
         let total = sum(&of_kind);
@@ -146,7 +147,7 @@ fn print_stat(counted: &[Counted]) -> usize {
             }
             Kind::EngineSecurity => ", counted apart".to_owned(),
         };
-        print_row(0, "total", total, &limit);
+        print_row(width, "total", total, &limit);
     }
     features
 }
@@ -159,11 +160,6 @@ fn sum(counted: &[&Counted]) -> Lines {
     sum
 }
 
-fn print_row(indent: usize, name: &str, lines: Lines, note: &str) {
-    let width = 68 - indent;
-    println!(
-        "  {:indent$}{name:<width$} {:>5}  {lines}{note}",
-        "",
-        lines.changed()
-    );
+fn print_row(width: usize, name: &str, lines: Lines, note: &str) {
+    println!("  {name:<width$} {:>5}  {lines}{note}", lines.changed());
 }
