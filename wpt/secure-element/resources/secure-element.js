@@ -4,14 +4,29 @@
 
 "use strict";
 
-// The echo applet of the virtual card, which these tests run against.
-const ECHO_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x4C, 0x45, 0x43, 0x48, 0x4F, 0x01);
-// The first bytes of its AID.
-const ECHO_PARTIAL_AID = ECHO_AID.slice(0, 8);
+// Applets of the virtual card, which these tests run against; components/virtual_card describes them.
+// They echo, and answer as they are told to.
+const ECHO_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x01, 0x01);
+const SECOND_ECHO_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x01, 0x02);
+// What both begin with; the first one comes first.
+const ECHO_PARTIAL_AID = ECHO_AID.slice(0, 7);
+// Its SELECT answers with a warning, 6283.
+const WARNING_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x02, 0x01);
 // No applet has this one.
-const UNKNOWN_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x4C, 0x4E, 0x4F, 0x4E, 0x45, 0x01);
+const UNKNOWN_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x7F, 0x7F);
+// What empty AIDs select.
+const ISSUER_SECURITY_DOMAIN_AID = Uint8Array.of(0xA0, 0x00, 0x00, 0x01, 0x51, 0x00, 0x00, 0x00);
+
 // Answers with the command's data.
 const INS_ECHO = 0x10;
+// Answers with P1 P2 bytes: those of bytes().
+const INS_PATTERN = 0x14;
+// Answers with the command's data and the status word P1 P2.
+const INS_STATUS = 0x16;
+// Answers with the command's data, P1 P2 times 10 ms later.
+const INS_DELAY = 0x18;
+// Answers with the number of the channel and the class byte, as they arrived.
+const INS_CHANNEL = 0x1C;
 // No applet knows this one.
 const INS_UNKNOWN = 0x7E;
 
