@@ -239,7 +239,13 @@ impl Exchange {
 
     /// The TPDU that carries the beginning of `rest`, of which the state keeps the end.
     fn next_envelope(&mut self, rest: &[u8]) -> Vec<u8> {
-        let (chunk, rest) = rest.split_at(rest.len().min(MAX_TPDU_DATA));
+        let mut length = rest.len().min(MAX_TPDU_DATA);
+        // A card tells the end of the command by its Lc, and can expect Le only as long as it has
+        // not seen all of the data: Le never travels alone.
+        if (1..=2).contains(&(rest.len() - length)) {
+            length -= 2;
+        }
+        let (chunk, rest) = rest.split_at(length);
         self.state = if rest.is_empty() {
             State::Command
         } else {
@@ -539,6 +545,27 @@ mod tests {
             done(&[5], 0x9000)
         );
         assert_eq!(t0(&command, &[(&first, &[0x6D, 0])]), done(&[], 0x6D00));
+    }
+
+    #[test]
+    fn le_never_travels_alone() {
+        // The data ends with the second envelope, if that is full.
+        let data = [7; 503];
+        let command = [&[0x00, 1, 2, 3, 0, 1, 247][..], &data, &[0, 0]].concat();
+        assert_eq!(command.len(), 2 * 255 + 2);
+        let envelope = |part: &[u8]| [&[0, 0xC2, 0, 0, part.len() as u8][..], part].concat();
+        assert_eq!(
+            t0(
+                &command,
+                &[
+                    (&envelope(&command[..255]), &[0x90, 0]),
+                    (&envelope(&command[255..508]), &[0x90, 0]),
+                    (&envelope(&command[508..]), &[0x61, 1]),
+                    (&[0x00, 0xC0, 0, 0, 1], &[5, 0x90, 0]),
+                ]
+            ),
+            done(&[5], 0x9000)
+        );
     }
 
     #[test]

@@ -2,4 +2,66 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! A smart card in software: ISO 7816-4 with logical channels, in process or behind pcscd through vpcd.
+//! A smart card in software: ISO/IEC 7816-4 with logical channels, over T=0 or T=1.
+//!
+//! [`VirtualCard`] is the card. It is the embedded default of the token broker, and [`vpcd`] puts
+//! it, or any other [`Card`], behind `pcscd` as if it were plugged into a reader. What its test
+//! applet can do is described at [`applets::echo`].
+
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+mod applet;
+pub mod applets;
+mod card;
+mod t0;
+#[cfg(feature = "test_support")]
+pub mod test_support;
+pub mod vpcd;
+
+pub use applet::{Applet, Fault, Outcome, Selection};
+pub use card::{Profile, UnknownProfile, VirtualCard};
+
+/// The longest that a card keeps a caller waiting. A test that wants a card that hangs for ever
+/// has long ended by then, and a forgotten one does not stay for ever.
+pub const MAX_DELAY: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// A smart card as a reader sees it.
+pub trait Card: Send {
+    /// The answer to reset.
+    fn atr(&self) -> &[u8];
+
+    /// Powers the card up, or resets it: all channels but the basic one close, and all state that
+    /// a card keeps in memory is lost. A card that had left its reader is back.
+    fn reset(&mut self);
+
+    /// Carries out a command as it arrives over the card's transmission protocol, and returns what
+    /// the card sends back: with T=1 a response APDU, with T=0 the answer to one TPDU.
+    ///
+    /// May block for as long as the card takes, at most [`MAX_DELAY`]. A card may answer with
+    /// nonsense, and with nothing.
+    fn transmit(&mut self, command: &[u8]) -> Vec<u8>;
+
+    /// Whether the card is in its reader. Where it is not after [`Card::transmit`], the card was
+    /// pulled in the middle of the command, and there is no answer.
+    fn is_present(&self) -> bool {
+        true
+    }
+}
+
+impl<C: Card + ?Sized> Card for Box<C> {
+    fn atr(&self) -> &[u8] {
+        (**self).atr()
+    }
+
+    fn reset(&mut self) {
+        (**self).reset();
+    }
+
+    fn transmit(&mut self, command: &[u8]) -> Vec<u8> {
+        (**self).transmit(command)
+    }
+
+    fn is_present(&self) -> bool {
+        (**self).is_present()
+    }
+}
