@@ -108,6 +108,9 @@ impl App {
             webdriver.serve(self, platform);
         }
         self.servo.spin_event_loop();
+        if let Some(webdriver) = &self.webdriver {
+            webdriver.start_queued_loads(self);
+        }
         for window in self.windows() {
             window.paint_if_needed();
         }
@@ -133,7 +136,9 @@ impl App {
 
     /// When [`Self::turn`] wants to be called even if nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
-        self.page_text.as_ref().map(PageText::deadline)
+        let page_text = self.page_text.as_ref().map(PageText::deadline);
+        let webdriver = self.webdriver.as_ref().and_then(WebDriver::deadline);
+        page_text.into_iter().chain(webdriver).min()
     }
 
     /// Ends the program after this turn.

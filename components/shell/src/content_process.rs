@@ -28,12 +28,17 @@ const PARENT_VARIABLE: &str = "SERVO_TOKENS_MAIN_PROCESS";
 /// Sets what content processes inherit, and what the engine reads from the environment. To be called at the start of
 /// the main process, while it has one thread.
 pub fn prepare_environment(settings: &Settings) {
-    // SAFETY: `set_var` is unsafe because other threads might read the environment meanwhile; there are none yet.
+    // SAFETY: changing the environment is unsafe because other threads might read the environment meanwhile; there are none yet.
     unsafe {
         std::env::set_var(PARENT_VARIABLE, getpid().as_raw_nonzero().to_string());
         if let Some(host_file) = &settings.host_file {
             // The engine gives this variable precedence over its own option; the command line should win.
             std::env::set_var("HOST_FILE", host_file);
+        }
+        if settings.headless {
+            // Use no display even where there is one. For Wayland, no name means the default one.
+            std::env::remove_var("DISPLAY");
+            std::env::set_var("WAYLAND_DISPLAY", "/nonexistent");
         }
     }
 }
@@ -42,6 +47,11 @@ pub fn prepare_environment(settings: &Settings) {
 pub fn run(token: String) -> ExitCode {
     if let Err(error) = end_with_parent() {
         return fail(&error);
+    }
+    // Standard output belongs to the main process, which prints the page's text there; the engine prints alerts.
+    // SAFETY: nothing owns these two descriptors, which stay open throughout.
+    if unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) } < 0 {
+        return fail("a content process cannot redirect its output");
     }
     install_crypto_provider();
     servo::run_content_process(token);

@@ -7,14 +7,15 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use log::warn;
 use servo::{
     EmbedderControl, EmbedderControlId, EventLoopWaker, GenericSender, InputEvent, InputEventId,
-    JSValue, NewWindowTypeHint, Preferences, SimpleDialog, TraversalId, WebDriverCommandMsg,
-    WebDriverJSResult, WebDriverLoadStatus, WebDriverScriptCommand, WebDriverUserPrompt,
-    WebDriverUserPromptAction, WebViewId,
+    JSValue, LoadStatus, NewWindowTypeHint, Preferences, SimpleDialog, TraversalId,
+    WebDriverCommandMsg, WebDriverJSResult, WebDriverLoadStatus, WebDriverScriptCommand,
+    WebDriverUserPrompt, WebDriverUserPromptAction, WebViewId,
 };
 use url::Url;
 
@@ -23,11 +24,24 @@ use crate::browser_window::Platform;
 
 type LoadWaiter = GenericSender<WebDriverLoadStatus>;
 
+/// How long a navigation waits for the one before it to end.
+const PREVIOUS_LOAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// A navigation that has not been started yet.
+struct QueuedLoad {
+    url: Url,
+    load: LoadWaiter,
+    deadline: Instant,
+}
+
 /// Commands from the WebDriver server, and what it waits for.
 pub struct WebDriver {
     commands: Receiver<WebDriverCommandMsg>,
     /// To be told when the page has been loaded.
     loads: RefCell<HashMap<WebViewId, LoadWaiter>>,
+    /// To be started when what the page loads now has been loaded: the engine does not say which load it is that has
+    /// ended.
+    queued: RefCell<HashMap<WebViewId, QueuedLoad>>,
     /// To be told when a step in the history has been made.
     traversals: RefCell<HashMap<TraversalId, LoadWaiter>>,
     /// To be told when the page has handled an input event. Dropping the sender answers as well.
@@ -46,6 +60,7 @@ impl WebDriver {
         Self {
             commands,
             loads: Default::default(),
+            queued: Default::default(),
             traversals: Default::default(),
             inputs: Default::default(),
             script: Default::default(),
@@ -243,13 +258,46 @@ impl WebDriver {
     }
 
     fn load_url(&self, app: &App, id: WebViewId, url: Url, load: LoadWaiter) {
-        let Some(webview) = app.webview(id) else {
+        if app.webview(id).is_none() {
             return report(&load, WebDriverLoadStatus::NavigationStop);
-        };
+        }
         // Dialogs block the page that is to be left.
         self.dismiss_dialogs(id);
-        self.loads.borrow_mut().insert(id, load);
-        webview.load(url);
+        let deadline = Instant::now() + PREVIOUS_LOAD_LIMIT;
+        self.queued.borrow_mut().insert(
+            id,
+            QueuedLoad {
+                url,
+                load,
+                deadline,
+            },
+        );
+        self.start_queued_loads(app);
+    }
+
+    /// Starts the navigations that need not wait any longer.
+    pub fn start_queued_loads(&self, app: &App) {
+        let now = Instant::now();
+        self.queued.borrow_mut().retain(|id, queued| {
+            let Some(webview) = app.webview(*id) else {
+                return false;
+            };
+            if webview.load_status() != LoadStatus::Complete && now < queued.deadline {
+                return true;
+            }
+            self.loads.borrow_mut().insert(*id, queued.load.clone());
+            webview.load(queued.url.clone());
+            false
+        });
+    }
+
+    /// When [`Self::start_queued_loads`] must be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.queued
+            .borrow()
+            .values()
+            .map(|queued| queued.deadline)
+            .min()
     }
 
     fn input(&self, app: &App, id: WebViewId, event: InputEvent, reply: Option<Sender<()>>) {
@@ -340,6 +388,7 @@ impl WebDriver {
         for (_, load) in self.loads.borrow_mut().drain() {
             report(&load, WebDriverLoadStatus::NavigationStop);
         }
+        self.queued.borrow_mut().clear();
         self.traversals.borrow_mut().clear();
         self.inputs.borrow_mut().clear();
         self.script.borrow_mut().take();

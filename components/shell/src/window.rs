@@ -17,9 +17,10 @@ use servo::{
 };
 use winit::application::ApplicationHandler;
 use winit::event::{
-    ElementState, KeyEvent, MouseButton as WinitMouseButton, MouseScrollDelta, WindowEvent,
+    ElementState, KeyEvent, MouseButton as WinitMouseButton, MouseScrollDelta, StartCause,
+    WindowEvent,
 };
-use winit::event_loop::{ActiveEventLoop, EventLoop, EventLoopProxy};
+use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop, EventLoopProxy};
 use winit::keyboard::{Key, ModifiersState};
 use winit::raw_window_handle::{HasDisplayHandle, HasWindowHandle};
 use winit::window::{CursorIcon, Fullscreen, Theme as WinitTheme, Window};
@@ -116,6 +117,12 @@ impl ApplicationHandler<WakeUp> for State {
         }
     }
 
+    fn new_events(&mut self, event_loop: &ActiveEventLoop, cause: StartCause) {
+        if let (State::Running(running), StartCause::ResumeTimeReached { .. }) = (self, cause) {
+            running.turn(event_loop);
+        }
+    }
+
     fn user_event(&mut self, event_loop: &ActiveEventLoop, _event: WakeUp) {
         if let State::Running(running) = self {
             running.turn(event_loop);
@@ -154,6 +161,10 @@ impl Running {
             self.code = code;
             event_loop.exit();
         }
+        event_loop.set_control_flow(match self.app.deadline() {
+            Some(deadline) => ControlFlow::WaitUntil(deadline),
+            None => ControlFlow::Wait,
+        });
     }
 
     fn window_event(&mut self, id: WindowId, event: WindowEvent) {
