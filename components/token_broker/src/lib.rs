@@ -3,3 +3,21 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
 //! Policy and routing between documents and tokens; its binary runs every process kind.
+//!
+//! - [`broker`] decides: a state machine without input or output, which is where the rules are tested;
+//! - [`access`] says who may open what;
+//! - [`event_loop`] connects the state machine to documents, workers and the main process.
+
+#![deny(unsafe_code)]
+
+pub mod access;
+mod apdu;
+pub mod broker;
+pub mod event_loop;
+mod reader;
+#[expect(
+    unsafe_code,
+    reason = "arms an interval timer, which std and rustix do not offer"
+)]
+mod send_deadline;
+mod supervision;

@@ -2,4 +2,144 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! stub
+//! The main process's side of the token broker: starts and supervises the token processes, opens ports.
+//!
+//! [`TokenClient`] is what the embedder gives the engine. Until the first port is asked for, it starts neither a
+//! process nor a thread.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod child;
+mod supervisor;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use token_traits::control::{BrokerConfig, Feature};
+use token_traits::{
+    ErrorKind, OpenPortCallback, Origin, PortId, PortIdentity, TokenBroker, TokenError,
+};
+
+use crate::supervisor::Event;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// The `token-broker` program.
+    pub broker_binary: PathBuf,
+    /// Whether PC/SC readers are used.
+    pub pcsc: bool,
+    /// The profile of the embedded virtual card, if there is to be one.
+    pub virtual_card: Option<String>,
+}
+
+impl ClientConfig {
+    fn broker_config(&self) -> BrokerConfig {
+        BrokerConfig {
+            pcsc: self.pcsc,
+            virtual_card: self.virtual_card.clone(),
+        }
+    }
+}
+
+/// An origin, its top-level origin, and what it may use.
+type Grant = (Origin, Origin, Feature);
+
+/// What the user has allowed. It outlives every broker.
+type Grants = Arc<Mutex<HashSet<Grant>>>;
+
+/// A token broker in processes of its own, started when it is first needed and again after it has died.
+///
+/// When this is dropped, and when the main process ends in whatever way, all token processes end.
+pub struct TokenClient {
+    config: ClientConfig,
+    grants: Grants,
+    next_port: AtomicU64,
+    supervisor: OnceLock<Option<Sender<Event>>>,
+}
+
+impl TokenClient {
+    /// Nothing is started yet.
+    pub fn new(config: ClientConfig) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            grants: Grants::default(),
+            next_port: AtomicU64::new(1),
+            supervisor: OnceLock::new(),
+        })
+    }
+
+    /// Whether a feature is allowed to an origin under a top-level origin.
+    pub fn has_grant(&self, origin: &Origin, top_level_origin: &Origin, feature: Feature) -> bool {
+        lock(&self.grants).contains(&(origin.clone(), top_level_origin.clone(), feature))
+    }
+
+    fn supervisor(&self) -> Option<&Sender<Event>> {
+        self.supervisor
+            .get_or_init(|| {
+                supervisor::start(self.config.clone(), self.grants.clone())
+                    .inspect_err(|error| log::error!("cannot start the token supervisor: {error}"))
+                    .ok()
+            })
+            .as_ref()
+    }
+}
+
+impl TokenBroker for TokenClient {
+    fn open_port(&self, identity: PortIdentity, callback: OpenPortCallback) -> PortId {
+        let port = PortId(self.next_port.fetch_add(1, Ordering::Relaxed));
+        let event = Event::OpenPort(port, identity, callback);
+        let unsent = match self.supervisor() {
+            Some(supervisor) => supervisor.send(event).err().map(|error| error.0),
+            None => Some(event),
+        };
+        if let Some(Event::OpenPort(_, _, callback)) = unsent {
+            callback(Err(TokenError::new(
+                ErrorKind::Io,
+                "the token broker cannot be started",
+            )));
+        }
+        port
+    }
+
+    /// Where a grant is taken back, everything that its documents have opened is closed. Grants are remembered for as
+    /// long as this lives, whatever becomes of the broker.
+    fn set_grant(&self, origin: Origin, top_level_origin: Origin, feature: Feature, allowed: bool) {
+        let grant = (origin, top_level_origin, feature);
+        let mut grants = lock(&self.grants);
+        if allowed {
+            grants.insert(grant.clone());
+        } else {
+            grants.remove(&grant);
+        }
+        drop(grants);
+        if let Some(Some(supervisor)) = self.supervisor.get() {
+            // Without a supervisor there is no broker to tell.
+            let _ = supervisor.send(Event::GrantChanged(grant));
+        }
+    }
+
+    fn close_port(&self, port: PortId) {
+        if let Some(Some(supervisor)) = self.supervisor.get() {
+            // Without a supervisor there are no ports.
+            let _ = supervisor.send(Event::ClosePort(port));
+        }
+    }
+}
+
+impl Drop for TokenClient {
+    fn drop(&mut self) {
+        if let Some(Some(supervisor)) = self.supervisor.get() {
+            // A supervisor that has ended has nothing left to stop.
+            let _ = supervisor.send(Event::Stop);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -9,6 +9,8 @@
 //! Every token process is started as `token-broker KIND TOKEN`, where TOKEN names an `IpcOneShotServer` of the main
 //! process. It creates its own channels and sends the main process's ends of them in a [`Hello`].
 
+use std::time::Duration;
+
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use serde::{Deserialize, Serialize};
 
@@ -144,4 +146,30 @@ pub enum FromBroker {
     },
     /// Kill a worker; answered by [`ToBroker::WorkerEnded`].
     KillWorker(WorkerId),
+}
+
+/// How long to wait before a token process is started again that has ended `ends` times in a row: not at all the first
+/// time, then 250 ms, twice as long each time, 5 s at most.
+pub fn restart_pause(ends: u32) -> Duration {
+    match ends {
+        0 | 1 => Duration::ZERO,
+        _ => Duration::from_millis(250 << (ends - 2).min(5)).min(Duration::from_secs(5)),
+    }
+}
+
+/// A token process that lived this long was a good one: its next restart is the first of a row.
+pub const GOOD_LIFE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::restart_pause;
+
+    #[test]
+    fn restarts_wait_longer_and_longer() {
+        let pauses: Vec<u128> = (1..10)
+            .map(|ends| restart_pause(ends).as_millis())
+            .collect();
+        assert_eq!(pauses, [0, 250, 500, 1000, 2000, 4000, 5000, 5000, 5000]);
+        assert_eq!(restart_pause(u32::MAX).as_secs(), 5);
+    }
 }

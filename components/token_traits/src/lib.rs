@@ -60,13 +60,7 @@ pub trait TokenBroker: Send + Sync {
 
     /// Allows a powerful feature to an origin under a top-level origin, or takes that back. For automation: the user's
     /// own grants are between the embedder and the broker.
-    fn set_grant(
-        &self,
-        origin: Origin,
-        top_level_origin: Origin,
-        feature: Feature,
-        allowed: bool,
-    );
+    fn set_grant(&self, origin: Origin, top_level_origin: Origin, feature: Feature, allowed: bool);
 
     /// Closes a port and everything that was opened through it. Unknown ids are ignored.
     fn close_port(&self, port: PortId);

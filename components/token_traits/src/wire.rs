@@ -55,6 +55,11 @@ impl Frame {
         Self(bytes)
     }
 
+    /// How long it is, in bytes.
+    pub fn encoded_length(&self) -> usize {
+        self.0.len()
+    }
+
     /// Encodes a message.
     pub fn encode<T: Serialize>(message: &T) -> Result<Self, WireError> {
         let bytes =
@@ -86,7 +91,7 @@ mod tests {
 
     use super::*;
     use crate::port::{
-        ChannelId, MAX_COMMAND_LENGTH, PortMessage, PortRequest, RequestBody, RequestId,
+        ChannelId, Command, MAX_COMMAND_LENGTH, PortMessage, PortRequest, RequestBody, RequestId,
     };
 
     fn transmit(command: Vec<u8>) -> PortRequest {

@@ -2,4 +2,93 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! The processes that touch devices: PC/SC readers and the virtual card, behind one small protocol.
+//! The processes that touch devices, behind one small protocol.
+//!
+//! Each worker takes the same steps: connect to the main process, open its one device, lock itself down, serve. It ends
+//! when its channel closes, and with the main process.
+
+#![deny(unsafe_code)]
+
+mod pcsc_monitor;
+mod pcsc_reader;
+#[expect(
+    unsafe_code,
+    reason = "closes file descriptors that no Rust object owns"
+)]
+pub mod process;
+pub mod protocol;
+mod serve;
+mod virtual_reader;
+
+use std::process::ExitCode;
+
+use token_traits::Frame;
+use token_traits::control::WorkerKind;
+
+use crate::process::Channels;
+use crate::serve::Device;
+
+/// Which worker the command line asks for. The [`WorkerKind`] with its details comes as the first frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Program {
+    /// [`WorkerKind::VirtualCard`].
+    VirtualCard,
+    /// [`WorkerKind::PcscMonitor`].
+    PcscMonitor,
+    /// [`WorkerKind::PcscReader`].
+    PcscReader,
+}
+
+/// Runs a worker to its end. `token` names the main process's one-shot server.
+pub fn run(program: Program, token: String) -> ExitCode {
+    let channels = match process::connect::<Frame, Frame>(token) {
+        Ok(channels) => channels,
+        Err(error) => {
+            log::error!("cannot reach the main process: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // The main process can also go away before it has said what this worker is for.
+    let Ok(frame) = channels.requests.recv() else {
+        return ExitCode::SUCCESS;
+    };
+    let kind = match frame.decode() {
+        Ok(kind) => kind,
+        Err(error) => {
+            log::error!("the main process did not say what to do: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match (program, kind) {
+        (Program::VirtualCard, WorkerKind::VirtualCard { profile }) => {
+            serve(channels, virtual_reader::VirtualReader::open(&profile))
+        }
+        (Program::PcscReader, WorkerKind::PcscReader { reader }) => {
+            serve(channels, pcsc_reader::PcscReader::open(&reader))
+        }
+        (Program::PcscMonitor, WorkerKind::PcscMonitor) => pcsc_monitor::run(channels),
+        (program, kind) => {
+            log::error!("started as {program:?}, but asked to be {kind:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve<D: Device, E: std::fmt::Display>(
+    channels: Channels<Frame, Frame>,
+    device: Result<D, E>,
+) -> ExitCode {
+    let mut device = match device {
+        Ok(device) => device,
+        Err(error) => {
+            log::error!("cannot open the device: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Err(error) = process::lock_down().and_then(|()| channels.lifeline.watch()) {
+        log::error!("lock-down: {error}");
+        return ExitCode::FAILURE;
+    }
+    serve::serve(&mut device, &channels.requests, &channels.replies);
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,198 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! A reader, what is open in its card, and the jobs that wait for it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
+
+use secure_element::channel::{Aid, SelectResponse};
+use secure_element::class_byte::ChannelNumber;
+use token_traits::PortId;
+use token_traits::control::WorkerKind;
+use token_traits::port::{ChannelType, ElementType, RequestId, SessionId};
+
+use crate::supervision::Slot;
+
+/// The longest reader name that a page sees, in characters.
+const MAX_DISPLAYED_NAME: usize = 128;
+
+/// Names a reader within the broker, never used twice.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) struct ReaderKey(pub(crate) u64);
+
+/// A request that is to be answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Ticket {
+    pub(crate) port: PortId,
+    pub(crate) request: RequestId,
+}
+
+/// Names several jobs whose end is awaited together.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct GroupId(pub(crate) u64);
+
+/// What is to be done with the card, in the order of arrival.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// For a page.
+    Asked {
+        ticket: Ticket,
+        deadline: Instant,
+        task: Task,
+    },
+    /// Close a channel of the card.
+    CloseChannel(ChannelNumber),
+    /// Everything before it is done.
+    Barrier(GroupId),
+}
+
+/// What a page asks of a card.
+#[derive(Debug)]
+pub(crate) enum Task {
+    OpenSession,
+    OpenChannel {
+        session: SessionId,
+        channel_type: ChannelType,
+        applet: Applet,
+        response: SelectResponse,
+    },
+    Transmit {
+        command: Vec<u8>,
+    },
+}
+
+/// What is selected on a channel that is being opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Applet {
+    Implicit,
+    IssuerSecurityDomain,
+    Named(Aid),
+}
+
+/// The one request that the reader's worker has.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// The request's id at the worker.
+    pub(crate) id: u64,
+    pub(crate) deadline: Instant,
+    pub(crate) step: Step,
+}
+
+/// What the worker's answer is for.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Connect(Ticket),
+    /// MANAGE CHANNEL open; SELECT follows.
+    Open {
+        ticket: Ticket,
+        session: SessionId,
+        applet: Applet,
+        response: SelectResponse,
+    },
+    Select {
+        ticket: Ticket,
+        session: SessionId,
+        channel: ChannelNumber,
+    },
+    Transmit(Ticket),
+    /// MANAGE CHANNEL close.
+    Close(ChannelNumber),
+    /// MANAGE CHANNEL reset of the basic channel.
+    ResetBasic,
+    /// SELECT of the default applet, for cards without MANAGE CHANNEL.
+    SelectDefault,
+    Disconnect,
+}
+
+impl Step {
+    /// Who waits for it.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        match *self {
+            Self::Connect(ticket)
+            | Self::Open { ticket, .. }
+            | Self::Select { ticket, .. }
+            | Self::Transmit(ticket) => Some(ticket),
+            Self::Close(_) | Self::ResetBasic | Self::SelectDefault | Self::Disconnect => None,
+        }
+    }
+}
+
+/// A reader.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// As pages see it.
+    pub(crate) display_name: String,
+    pub(crate) element_type: ElementType,
+    pub(crate) removable: bool,
+    pub(crate) present: bool,
+    pub(crate) slot: Slot,
+    /// Whether the worker is connected to the card.
+    pub(crate) connected: bool,
+    /// An earlier connection may have left channels open or PINs verified in the card.
+    pub(crate) needs_reset: bool,
+    /// How many sessions ports have on it.
+    pub(crate) sessions: usize,
+    /// The card's channels that are open or being opened or closed.
+    pub(crate) channels: BTreeSet<ChannelNumber>,
+    pub(crate) queue: VecDeque<Job>,
+    pub(crate) running: Option<Running>,
+    /// Since when its worker has had nothing to do.
+    pub(crate) idle_since: Option<Instant>,
+}
+
+impl Reader {
+    pub(crate) fn embedded(profile: String) -> Self {
+        Self::new(
+            "Embedded virtual card".into(),
+            ElementType::Embedded,
+            WorkerKind::VirtualCard { profile },
+            true,
+        )
+    }
+
+    pub(crate) fn pcsc(name: String, present: bool) -> Self {
+        let display_name = name
+            .chars()
+            .filter(|character| !character.is_control())
+            .take(MAX_DISPLAYED_NAME)
+            .collect();
+        Self::new(
+            display_name,
+            ElementType::SmartCard,
+            WorkerKind::PcscReader { reader: name },
+            present,
+        )
+    }
+
+    fn new(
+        display_name: String,
+        element_type: ElementType,
+        kind: WorkerKind,
+        present: bool,
+    ) -> Self {
+        Self {
+            display_name,
+            element_type,
+            removable: element_type != ElementType::Embedded,
+            present,
+            slot: Slot::new(kind),
+            connected: false,
+            needs_reset: false,
+            sessions: 0,
+            channels: BTreeSet::new(),
+            queue: VecDeque::new(),
+            running: None,
+            idle_since: None,
+        }
+    }
+
+    /// The name by which PC/SC knows it, if it is one of PC/SC's.
+    pub(crate) fn pcsc_name(&self) -> Option<&str> {
+        match self.slot.kind() {
+            WorkerKind::PcscReader { reader } => Some(reader),
+            WorkerKind::VirtualCard { .. } | WorkerKind::PcscMonitor => None,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! Watches PC/SC for readers and cards.
+
+use std::ffi::CStr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use ipc_channel::{IpcError, TryRecvError};
+use pcsc::{Context, Error, PNP_NOTIFICATION, ReaderState, Scope, State};
+use token_traits::Frame;
+
+use crate::process::{self, Channels};
+use crate::protocol::{MAX_READER_NAME_LENGTH, MAX_READERS, ReaderStatus, WorkerMessage};
+
+/// How long to wait before looking again for a PC/SC service that is not running.
+const SERVICE_RETRY: Duration = Duration::from_secs(1);
+
+/// pcsclite compares the number of readers with what it was when the wait began, so a reader that comes between the
+/// listing and the wait goes unnoticed. This bounds for how long.
+const LIST_AGAIN: Duration = Duration::from_secs(30);
+
+/// Runs the monitor until the channel closes or the service ends. The broker starts another one then.
+pub fn run(channels: Channels<Frame, Frame>) -> ExitCode {
+    let Channels {
+        requests,
+        replies,
+        lifeline,
+    } = channels;
+    let Some(context) = wait_for_service(&requests, &replies) else {
+        return ExitCode::SUCCESS;
+    };
+    if let Err(error) = process::lock_down().and_then(|()| lifeline.watch()) {
+        log::error!("lock-down: {error}");
+        return ExitCode::FAILURE;
+    }
+    // SCardGetStatusChange cannot be ended from here (SCardCancel needs a new socket), so a thread of its own notices
+    // that the broker is gone.
+    let watcher = std::thread::Builder::new().spawn(move || {
+        while requests.recv().is_ok() {}
+        std::process::exit(0);
+    });
+    if let Err(error) = watcher {
+        log::error!("thread: {error}");
+        return ExitCode::FAILURE;
+    }
+    match watch(&context, &replies) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::info!("the PC/SC service ended: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Connects to the service; waits for it where it is not running. `None` when the broker has gone meanwhile.
+fn wait_for_service(requests: &IpcReceiver<Frame>, replies: &IpcSender<Frame>) -> Option<Context> {
+    let mut reported = false;
+    loop {
+        match Context::establish(Scope::User) {
+            Ok(context) => return Some(context),
+            Err(error) if !reported => {
+                log::info!("no PC/SC service: {error}");
+                send(replies, &WorkerMessage::NoService).ok()?;
+                reported = true;
+            }
+            Err(_) => {}
+        }
+        let asked = requests.try_recv_timeout(SERVICE_RETRY);
+        if matches!(asked, Err(TryRecvError::IpcError(IpcError::Disconnected))) {
+            return None;
+        }
+    }
+}
+
+/// Reports every change. Returns `Ok` when the broker has gone, else the error with which PC/SC failed.
+fn watch(context: &Context, replies: &IpcSender<Frame>) -> Result<(), Error> {
+    let mut states = vec![ReaderState::new(PNP_NOTIFICATION(), State::UNAWARE)];
+    let mut reported = None;
+    loop {
+        let names = context.list_readers_owned()?;
+        states.retain(|state| {
+            state.name() == PNP_NOTIFICATION()
+                || names.iter().any(|name| name.as_c_str() == state.name())
+        });
+        for name in &names {
+            if states.len() <= MAX_READERS
+                && states.iter().all(|state| state.name() != name.as_c_str())
+                && usable_name(name).is_some()
+            {
+                states.push(ReaderState::new(name.clone(), State::UNAWARE));
+            }
+        }
+        // A reader that was just added is reported at once, because its state is not known yet.
+        if states.len() > 1 || reported.is_some() {
+            match context.get_status_change(Some(LIST_AGAIN), &mut states) {
+                Ok(()) | Err(Error::Timeout | Error::UnknownReader) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for state in &mut states {
+            state.sync_current_state();
+        }
+        let now: Vec<ReaderStatus> = states.iter().filter_map(status).collect();
+        if reported.as_ref() != Some(&now) {
+            if send(replies, &WorkerMessage::Readers(now.clone())).is_err() {
+                return Ok(());
+            }
+            reported = Some(now);
+        }
+    }
+}
+
+fn status(state: &ReaderState) -> Option<ReaderStatus> {
+    let flags = state.event_state();
+    if state.name() == PNP_NOTIFICATION()
+        || flags.intersects(State::UNKNOWN | State::UNAVAILABLE | State::IGNORE)
+    {
+        return None;
+    }
+    Some(ReaderStatus {
+        name: usable_name(state.name())?.to_owned(),
+        present: flags.contains(State::PRESENT),
+        atr: state.atr().to_vec(),
+    })
+}
+
+/// A name that can be passed on and given back to PC/SC unchanged.
+fn usable_name(name: &CStr) -> Option<&str> {
+    name.to_str()
+        .ok()
+        .filter(|name| name.len() <= MAX_READER_NAME_LENGTH)
+}
+
+fn send(replies: &IpcSender<Frame>, message: &WorkerMessage) -> Result<(), ()> {
+    let frame = Frame::encode(message).map_err(|_| ())?;
+    replies.send(frame).map_err(|_| ())
+}
