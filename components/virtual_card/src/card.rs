@@ -309,14 +309,16 @@ impl VirtualCard {
             let Ok(aid) = Aid::new(command.data()) else {
                 return INCORRECT_DATA.into();
             };
-            let matches = |applet: &Box<dyn Applet>| aid.matches(applet.aid().as_bytes());
+            let matches = |applet: &dyn Applet| aid.matches(applet.aid().as_bytes());
             // The next occurrence starts behind the selected application, if that is one.
-            let is_next = wants_next && self.applets.get(selected).is_some_and(matches);
+            let current = self.applets.get(selected);
+            let is_next = wants_next && current.is_some_and(|applet| matches(&**applet));
             let from = if is_next { selected + 1 } else { 0 };
-            (from..)
-                .zip(self.applets.iter().skip(from))
-                .find(|(_, applet)| matches(applet))
-                .map(|(index, _)| index)
+            (from..self.applets.len()).find(|&index| {
+                self.applets
+                    .get(index)
+                    .is_some_and(|applet| matches(&**applet))
+            })
         };
         let Some(index) = found else {
             return StatusWord::NOT_FOUND.into();

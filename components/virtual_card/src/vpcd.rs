@@ -14,7 +14,7 @@
 //! and delayed acknowledgements would cost 40 ms a command: see [`Connection`].
 
 use std::io::{self, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,8 @@ pub fn serve(card: &mut dyn Card, stream: TcpStream) -> io::Result<Ended> {
             ref command => {
                 let response = card.transmit(command);
                 if !card.is_present() {
+                    // Whoever else holds the stream must not keep the card in its slot.
+                    let _ = connection.reader.get_ref().shutdown(Shutdown::Both);
                     return Ok(Ended::Removed);
                 }
                 connection.send(&response)?;
