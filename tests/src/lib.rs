@@ -7,6 +7,7 @@
 //! The browser's binary is found through the variable `SERVO_TOKENS_SHELL`; `cargo xtask test`
 //! builds it and sets that.
 
+pub mod browser;
 pub mod image;
 pub mod npm;
 pub mod process;

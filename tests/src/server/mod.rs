@@ -10,6 +10,7 @@ mod http;
 mod template;
 mod tls;
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -61,6 +62,15 @@ pub struct Server {
     shared: Arc<Shared>,
     hosts: Vec<String>,
     directory: TempDir,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Server")
+            .field("https", &self.shared.https)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a server shall offer; see [`Server::builder`].

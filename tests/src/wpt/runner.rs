@@ -19,7 +19,7 @@ use crate::webdriver::{self, Element, Error, Frame, Session};
 const POLL: Duration = Duration::from_millis(15);
 /// What a page may take beyond its own timeout, which testharness.js enforces from within.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long any one WebDriver command may take; scripts get less.
+/// How long any one WebDriver command may take; a page that is busy for longer has had its time.
 const COMMAND: Duration = Duration::from_secs(20);
 /// How long one of the runner's own scripts may take; a page may be busy.
 const SCRIPT: Duration = Duration::from_secs(5);
@@ -108,7 +108,11 @@ impl<'a> Runner<'a> {
             }
             Err(error) => {
                 let log = browser.shell.log_tail();
-                Ok(page_failed(Status::Crash, format!("{error}\n{log}")))
+                let status = match error {
+                    Error::Timeout => Status::Timeout,
+                    _ => Status::Crash,
+                };
+                Ok(page_failed(status, format!("{error}\n{log}")))
             }
         }
     }
