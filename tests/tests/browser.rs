@@ -22,10 +22,10 @@ fn a_page_over_https_runs_is_clicked_and_is_seen() {
         "<!DOCTYPE html><title>a page</title>\
          <body style='background: rgb(10, 120, 200); margin: 0'>\
          <button id=button style='position: absolute; left: 20px; top: 20px'>press</button>\
-         <p id=text style='position: absolute; top: 60px'>quiet</p><script>\
+         <p id=line style='position: absolute; top: 60px'>quiet</p><script>\
          let clicks = 0;\
          button.onclick = event => {\
-           text.textContent = `${++clicks} ${event.isTrusted}`;\
+           line.textContent = `${++clicks} ${event.isTrusted}`;\
            document.body.style.background = 'rgb(200, 120, 10)';\
          };</script>",
     );
@@ -57,7 +57,7 @@ fn a_page_over_https_runs_is_clicked_and_is_seen() {
     );
 
     session.click(&session.find("#button").unwrap()).unwrap();
-    let text = session.find("#text").unwrap();
+    let text = session.find("#line").unwrap();
     assert_eq!(session.text(&text).unwrap(), "1 true");
     let after = Image::from_png(&session.screenshot().unwrap()).unwrap();
     assert_eq!(after.pixel(700, 500), Some([200, 120, 10]));
