@@ -1,0 +1,237 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! Ports between documents and the token broker. The constellation opens them, because it knows who runs where.
+
+use std::time::Instant;
+
+use embedder_traits::{InputEvent, WebDriverScriptCommand};
+use layout_api::ScriptThreadFactory;
+use log::warn;
+use script_traits::DocumentActivity;
+use servo_base::generic_channel::GenericCallback;
+use servo_base::id::{BrowsingContextId, PipelineId, WebViewId};
+use servo_config::{opts, pref};
+use servo_constellation_traits::ServiceWorkerManagerFactory;
+use servo_url::ImmutableOrigin;
+use token_traits::{Connection, ErrorKind, Feature, Origin, PortIdentity, TokenError, TokenPort};
+use webdriver::command::SetPermissionState;
+use webdriver::error::ErrorStatus;
+
+use super::Constellation;
+use crate::site::Site;
+
+/// Most ports that one document may have.
+const MAX_PORTS_OF_DOCUMENT: usize = 4;
+
+/// How many creators or parents of documents without a URL of their own to follow.
+const MAX_INHERITED_ORIGIN_DEPTH: usize = 16;
+
+fn not_allowed(message: &str) -> TokenError {
+    TokenError::new(ErrorKind::NotAllowed, message)
+}
+
+impl<STF, SWF> Constellation<STF, SWF>
+where
+    STF: ScriptThreadFactory,
+    SWF: ServiceWorkerManagerFactory,
+{
+    /// A document wants a port to the token broker. The port acts for the identity that this process gives it.
+    pub(super) fn handle_open_token_port(
+        &mut self,
+        pipeline_id: PipelineId,
+        claimed_origin: ImmutableOrigin,
+        callback: GenericCallback<Result<TokenPort, TokenError>>,
+    ) {
+        let port = self
+            .identity_for_token_port(pipeline_id, &claimed_origin)
+            .and_then(|identity| match &self.token_broker {
+                Some(token_broker) => Ok((token_broker, identity)),
+                None => Err(not_allowed("This browser has no token broker.")),
+            });
+        match port {
+            Ok((token_broker, identity)) => {
+                let port_id = token_broker.open_port(
+                    identity,
+                    Box::new(move |port| {
+                        let _ = callback.send(port);
+                    }),
+                );
+                self.token_ports
+                    .borrow_mut()
+                    .entry(pipeline_id)
+                    .or_default()
+                    .push(port_id);
+            },
+            Err(error) => {
+                warn!("{pipeline_id}: No port to the token broker: {}", error.message);
+                let _ = callback.send(Err(error));
+            },
+        }
+    }
+
+    /// Closes the ports of a document that has gone, or is no longer fully active.
+    pub(super) fn close_token_ports(&self, pipeline_id: PipelineId) {
+        let ports = self.token_ports.borrow_mut().remove(&pipeline_id);
+        if let Some(token_broker) = &self.token_broker {
+            for port_id in ports.into_iter().flatten() {
+                token_broker.close_port(port_id);
+            }
+        }
+    }
+
+    /// Who a document is, from this process's own tables. Content can only make it less: its claim has to be what is
+    /// known here, and a document whose origin is opaque gets no port.
+    fn identity_for_token_port(
+        &self,
+        pipeline_id: PipelineId,
+        claimed_origin: &ImmutableOrigin,
+    ) -> Result<PortIdentity, TokenError> {
+        if !opts::get().multiprocess && !pref!(dom_token_broker_single_process_enabled) {
+            return Err(not_allowed(
+                "Tokens are not available when all pages share one process.",
+            ));
+        }
+
+        let (Some(pipeline), ImmutableOrigin::Tuple(..)) =
+            (self.pipelines.get(&pipeline_id), claimed_origin)
+        else {
+            return Err(not_allowed(
+                "Tokens are not available to documents with an opaque origin.",
+            ));
+        };
+        if self.get_activity(pipeline_id) != DocumentActivity::FullyActive {
+            return Err(not_allowed("The document is not fully active."));
+        }
+        let open_ports = self.token_ports.borrow().get(&pipeline_id).map_or(0, Vec::len);
+        if open_ports >= MAX_PORTS_OF_DOCUMENT {
+            return Err(not_allowed("The document has too many ports."));
+        }
+
+        if self.known_origin(pipeline_id).as_ref() != Some(claimed_origin) {
+            return Err(not_allowed(
+                "The document's origin is not the one that it was loaded for.",
+            ));
+        }
+        let shares_process = Site::of_origin(claimed_origin)
+            .is_none_or(|site| !pipeline.event_loop.hosts_only(&site));
+        if shares_process {
+            return Err(not_allowed(
+                "The document shares a process with a document of another site, because it was loaded by a \
+                 request with a body that was redirected from there. Load it again to use tokens.",
+            ));
+        }
+
+        let Some((origin, top_level_origin)) = self.broker_origins(pipeline_id) else {
+            return Err(not_allowed(
+                "Tokens are not available in pages with an opaque origin.",
+            ));
+        };
+
+        // TODO: A certificate that the user made an exception for is not told apart from a trusted one.
+        let connection = match origin.scheme() {
+            "https" if opts::get().ignore_certificate_errors => Connection::HttpsWithException,
+            "https" => Connection::TrustedHttps,
+            _ => Connection::Insecure,
+        };
+
+        Ok(PortIdentity {
+            origin,
+            top_level_origin,
+            webview: webview_number(pipeline.webview_id),
+            private: self
+                .browsing_contexts
+                .get(&pipeline.browsing_context_id)
+                .is_none_or(|browsing_context| browsing_context.is_private),
+            connection,
+            since_user_input: self
+                .webviews
+                .get(&pipeline.webview_id)
+                .and_then(|webview| webview.last_user_input)
+                .map(|at| at.elapsed()),
+        })
+    }
+
+    /// WebDriver's [Set Permission][spec] for a token feature goes to the token broker. Gives back any other command.
+    ///
+    /// [spec]: https://www.w3.org/TR/permissions/#webdriver-command-set-permission
+    pub(super) fn handle_set_token_permission(
+        &self,
+        pipeline_id: PipelineId,
+        command: WebDriverScriptCommand,
+    ) -> Option<WebDriverScriptCommand> {
+        let (feature, state, reply) = match command {
+            WebDriverScriptCommand::SetPermission(name, state, reply) => {
+                match Feature::from_permission_name(&name) {
+                    Some(feature) => (feature, state, reply),
+                    None => return Some(WebDriverScriptCommand::SetPermission(name, state, reply)),
+                }
+            },
+            command => return Some(command),
+        };
+        let result = match (&self.token_broker, self.broker_origins(pipeline_id)) {
+            (None, _) => Err(ErrorStatus::UnsupportedOperation),
+            (_, None) => Err(ErrorStatus::InvalidArgument),
+            (Some(token_broker), Some((origin, top_level_origin))) => {
+                let allowed = matches!(state, SetPermissionState::Granted);
+                token_broker.set_grant(origin, top_level_origin, feature, allowed);
+                Ok(())
+            },
+        };
+        let _ = reply.send(result);
+        None
+    }
+
+    /// The origins of a pipeline's document and of the document at the top of its frame tree, if the broker can have
+    /// to do with both.
+    fn broker_origins(&self, pipeline_id: PipelineId) -> Option<(Origin, Origin)> {
+        let pipeline = self.pipelines.get(&pipeline_id)?;
+        let top_level_pipeline = self
+            .ancestor_or_self_pipelines_of_browsing_context_iter(pipeline.browsing_context_id)
+            .last()
+            .unwrap_or(pipeline);
+        let serialize = |id| Origin::new(&self.known_origin(id)?.ascii_serialization());
+        Some((serialize(pipeline_id)?, serialize(top_level_pipeline.id)?))
+    }
+
+    /// The origin of a pipeline's document, as far as this process knows it: that of its URL, or for documents that
+    /// inherit theirs, that of the creator or parent in the same event loop.
+    fn known_origin(&self, mut pipeline_id: PipelineId) -> Option<ImmutableOrigin> {
+        for _ in 0..MAX_INHERITED_ORIGIN_DEPTH {
+            let pipeline = self.pipelines.get(&pipeline_id)?;
+            let mut url = pipeline.url.clone();
+            url.set_fragment(None);
+            if !matches!(url.as_str(), "about:blank" | "about:srcdoc") {
+                return Some(url.origin()).filter(|origin| origin.is_tuple() && url.scheme() != "blob");
+            }
+            let parent_pipeline_id = self
+                .browsing_contexts
+                .get(&pipeline.browsing_context_id)
+                .and_then(|browsing_context| browsing_context.parent_pipeline_id);
+            let inherits_from = match url.as_str() {
+                "about:blank" => pipeline.load_data.creator_pipeline_id.or(parent_pipeline_id),
+                _ => parent_pipeline_id,
+            }?;
+            if self.pipelines.get(&inherits_from)?.event_loop.id() != pipeline.event_loop.id() {
+                return None;
+            }
+            pipeline_id = inherits_from;
+        }
+        None
+    }
+}
+
+fn webview_number(webview_id: WebViewId) -> u64 {
+    let id = BrowsingContextId::from(webview_id);
+    (u64::from(id.namespace_id.0) << 32) | u64::from(id.index.0.get())
+}
+
+/// When the user last did something in a webview, if `event` is something that only a user does.
+pub(super) fn user_input_time(event: &InputEvent) -> Option<Instant> {
+    matches!(
+        event,
+        InputEvent::MouseButton(..) | InputEvent::Keyboard(..) | InputEvent::Touch(..)
+    )
+    .then(Instant::now)
+}

@@ -1,0 +1,110 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+use std::cell::Cell;
+
+use dom_struct::dom_struct;
+use js::context::JSContext;
+use js::realm::CurrentRealm;
+use rustc_hash::FxHashMap;
+use script_bindings::cell::DomRefCell;
+use script_bindings::reflector::reflect_dom_object_with_cx;
+use token_traits::port::{ReaderInfo, RequestBody};
+
+use crate::dom::bindings::codegen::Bindings::SecureElementBinding::SecureElementManagerMethods;
+use crate::dom::bindings::reflector::DomGlobal;
+use crate::dom::bindings::root::{Dom, DomRoot};
+use crate::dom::eventtarget::EventTarget;
+use crate::dom::globalscope::GlobalScope;
+use crate::dom::promise::{Promise, RootedPromise};
+use crate::dom::secureelement::reader::Reader;
+use crate::dom::secureelement::tokenport::{Answer, TokenPortClient};
+
+/// <https://globalplatform.github.io/WebApis-for-SE/doc/#secureelementmanager-interface>
+#[dom_struct]
+pub(crate) struct SecureElementManager {
+    eventtarget: EventTarget,
+    port: TokenPortClient,
+    /// One object a reader, whenever the page asks.
+    readers: DomRefCell<FxHashMap<u32, Dom<Reader>>>,
+    shut_down: Cell<bool>,
+}
+
+impl SecureElementManager {
+    pub(crate) fn new(cx: &mut JSContext, global: &GlobalScope) -> DomRoot<Self> {
+        let manager = Self {
+            eventtarget: EventTarget::new_inherited(),
+            port: TokenPortClient::new(),
+            readers: Default::default(),
+            shut_down: Cell::new(false),
+        };
+        reflect_dom_object_with_cx(Box::new(manager), global, cx)
+    }
+
+    pub(crate) fn port(&self) -> &TokenPortClient {
+        &self.port
+    }
+
+    /// Sends a request to the token broker. The promise settles with its reply.
+    pub(crate) fn request(
+        &self,
+        realm: &mut CurrentRealm,
+        body: RequestBody,
+        answer: Answer,
+    ) -> RootedPromise {
+        let promise = Promise::new_in_realm(realm);
+        self.port.request(realm, self, &promise, body, answer);
+        promise
+    }
+
+    /// The object for a reader that the broker told about.
+    pub(crate) fn reader(&self, cx: &mut JSContext, info: ReaderInfo) -> DomRoot<Reader> {
+        let known = self
+            .readers
+            .borrow()
+            .get(&info.id.0)
+            .map(|reader| DomRoot::from_ref(&**reader));
+        if let Some(reader) = known {
+            reader.set_present(info.present);
+            return reader;
+        }
+        let id = info.id.0;
+        let reader = Reader::new(cx, &self.global(), self, info);
+        self.readers
+            .borrow_mut()
+            .insert(id, Dom::from_ref(&*reader));
+        reader
+    }
+}
+
+impl SecureElementManagerMethods<crate::DomTypeHolder> for SecureElementManager {
+    // <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-SecureElementManager-onsepresent>
+    event_handler!(sepresent, GetOnsepresent, SetOnsepresent);
+
+    // <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-SecureElementManager-onseremoval>
+    event_handler!(seremoval, GetOnseremoval, SetOnseremoval);
+
+    /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-SecureElementManager-getReaders>
+    fn GetReaders(&self, realm: &mut CurrentRealm) -> RootedPromise {
+        // > It MUST be null if the shutdown() method has been called on this SecureElementManager object.
+        if self.shut_down.get() {
+            let promise = Promise::new_in_realm(realm);
+            promise.resolve_native(realm, &None::<DomRoot<Reader>>);
+            return promise;
+        }
+        self.request(realm, RequestBody::GetReaders, Answer::Readers)
+    }
+
+    /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-SecureElementManager-shutdown>
+    fn Shutdown(&self, realm: &mut CurrentRealm) -> RootedPromise {
+        // Step 3. If the shutdown() method has already been called on this object, then resolve promise.
+        if self.shut_down.replace(true) {
+            let promise = Promise::new_in_realm(realm);
+            promise.resolve_native(realm, &());
+            return promise;
+        }
+        // Steps 1, 2, 4 to 9.
+        self.request(realm, RequestBody::Shutdown, Answer::Done)
+    }
+}
