@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ pub const VARIABLE: &str = "SERVO_TOKENS_SHELL";
 const START: Duration = Duration::from_secs(90);
 /// How long processes may take to vanish once they were killed.
 const END: Duration = Duration::from_secs(10);
+/// How long to wait for another browser of this process.
+const TURN: Duration = Duration::from_secs(600);
 /// How much of the log is shown when something goes wrong, in lines.
 const TAIL: usize = 80;
 
@@ -41,7 +44,7 @@ pub struct Options {
     pub token_config: String,
     /// For `--pref`.
     pub preferences: Vec<(String, String)>,
-    /// Other flags.
+    /// Other flags; by default a panic in a content process ends the browser.
     pub arguments: Vec<String>,
     /// Opened at the start.
     pub url: String,
@@ -58,7 +61,7 @@ impl Default for Options {
         Options {
             token_config: VIRTUAL_CARD.to_owned(),
             preferences: Vec::new(),
-            arguments: Vec::new(),
+            arguments: vec!["--hard-fail".to_owned()],
             url: "about:blank".to_owned(),
             profile: None,
             window_size: (800, 600),
@@ -95,17 +98,48 @@ impl From<io::Error> for StartError {
     }
 }
 
+/// One browser at a time in a process: several debug builds at once on a small machine would turn
+/// every deadline into a lottery.
+#[derive(Debug)]
+struct Turn;
+
+static TAKEN: Mutex<bool> = Mutex::new(false);
+static FREED: Condvar = Condvar::new();
+
+impl Turn {
+    fn wait() -> Result<Turn, StartError> {
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut taken, waited) = FREED
+            .wait_timeout_while(taken, TURN, |taken| *taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(io::Error::other("another browser of this process does not end").into());
+        }
+        *taken = true;
+        Ok(Turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        FREED.notify_one();
+    }
+}
+
 /// A running browser, killed with everything it started when dropped.
 #[derive(Debug)]
 pub struct Shell {
     child: Child,
     port: u16,
     directory: TempDir,
+    // The last one: dropped when the browser is gone.
+    _turn: Turn,
 }
 
 impl Shell {
     /// Starts the browser headless, trusting `server`'s authority and knowing its host names, and
-    /// waits until WebDriver answers.
+    /// waits until WebDriver answers. Waits for any other browser of this process to end, first.
     ///
     /// # Errors
     /// If the variable [`VARIABLE`] is not set, or the browser ends or is silent; the error has
@@ -123,6 +157,7 @@ impl Shell {
         server: &Server,
         options: &Options,
     ) -> Result<Shell, StartError> {
+        let turn = Turn::wait()?;
         let directory = tempfile::tempdir()?;
         let log = File::create(directory.path().join("log"))?;
         let token_config = directory.path().join("tokens.toml");
@@ -174,6 +209,7 @@ impl Shell {
             child,
             port,
             directory,
+            _turn: turn,
         };
         match shell.wait_until_ready() {
             Ok(()) => Ok(shell),
