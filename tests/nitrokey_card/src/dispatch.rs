@@ -111,7 +111,7 @@ impl ExtensionDispatch for Dispatcher {
         request: &Request,
         resources: &mut ServiceResources<P>,
     ) -> Result<Reply, Error> {
-        let Context { core, backends } = context;
+        let Context { core, backends, .. } = context;
         match backend {
             Backend::Auth => self
                 .auth
@@ -131,7 +131,7 @@ impl ExtensionDispatch for Dispatcher {
         request: &request::SerdeExtension,
         resources: &mut ServiceResources<P>,
     ) -> Result<reply::SerdeExtension, Error> {
-        let Context { core, backends } = context;
+        let Context { core, backends, .. } = context;
         let staging = &mut self.staging;
         let state = &mut backends.staging;
         match (backend, extension) {

@@ -29,7 +29,7 @@ use crate::dispatch::{BACKENDS, Client, Dispatcher};
 /// lengths, no logical channels, and a name.
 const ATR: [u8; 18] = [
     0x3B, 0x8E, 0x01, 0x80, 0x73, 0xC0, 0x01, 0xC0, 0x58, b'N', b'i', b't', b'r', b'o', b'k', b'e',
-    b'y', 0x22,
+    b'y', 0x1C,
 ];
 
 /// The longest command, chained ones put together.
