@@ -42,11 +42,8 @@ impl Grants {
 
 /// Whether a document sees readers at all. One that does not must not be able to tell that there are any.
 pub fn may_see_readers(identity: &PortIdentity, grants: &Grants) -> bool {
-    let trustworthy = matches!(
-        identity.connection,
-        Connection::TrustedHttps | Connection::BuiltIn
-    );
-    trustworthy && grants.allows(identity, Feature::SecureElement)
+    identity.connection == Connection::TrustedHttps
+        && grants.allows(identity, Feature::SecureElement)
 }
 
 /// Whether a document may open a channel to an applet: `aid` is the AID that it asks for, complete or partial, empty
@@ -94,7 +91,6 @@ mod tests {
         let origin = Origin::new(BANK).unwrap();
         grants.set(origin.clone(), origin.clone(), Feature::SecureElement, true);
         assert!(may_see_readers(&bank(Connection::TrustedHttps), &grants));
-        assert!(may_see_readers(&bank(Connection::BuiltIn), &grants));
         assert!(!may_see_readers(
             &bank(Connection::HttpsWithException),
             &grants

@@ -1,0 +1,66 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! All token processes end with the main process, however it ends.
+//!
+//! This program is its own harness: started with an argument, it is a main process that has processes started and then
+//! waits to be killed.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use common::*;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("main-process") => main_process(),
+        // What `cargo test` passes on (filters, `--list`) says nothing to a program with one test.
+        _ => {
+            the_death_of_the_main_process_ends_all_processes();
+            println!("test the_death_of_the_main_process_ends_all_processes ... ok");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn main_process() -> ! {
+    let browser = Browser::start(false);
+    let mut page = browser.open_page();
+    let channel = page.open_echo();
+    // The worker is busy for longer than the test takes, so it does not look at its channel.
+    page.send(slow(channel, 60_000));
+    println!("{}", browser.binary().display());
+    std::io::stdout().flush().expect("an output");
+    std::thread::sleep(Duration::from_secs(600));
+    panic!("nobody killed the main process");
+}
+
+fn the_death_of_the_main_process_ends_all_processes() {
+    let mut main_process = Command::new(std::env::current_exe().expect("a program"))
+        .arg("main-process")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a main process");
+    let mut binary = String::new();
+    BufReader::new(main_process.stdout.take().expect("an output"))
+        .read_line(&mut binary)
+        .expect("a line");
+    let binary = PathBuf::from(binary.trim_end());
+    for kind in ["broker", "virtual-card"] {
+        assert_eq!(processes_of(&binary, Some(kind)).len(), 1, "{kind}");
+    }
+    main_process.kill().expect("a process to kill");
+    main_process.wait().expect("an end");
+    wait_for("their end", || {
+        processes_of(&binary, None).is_empty().then_some(())
+    });
+    // A killed main process leaves its directory behind.
+    if let Some(directory) = binary.parent() {
+        std::fs::remove_dir_all(directory).expect("the directory");
+    }
+}
