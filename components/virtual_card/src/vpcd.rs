@@ -11,7 +11,8 @@
 //! answered with the response.
 //!
 //! The driver waits for each answer and sends its messages in two writes, so that Nagle's algorithm
-//! and delayed acknowledgements would cost 40 ms a command. So this side acknowledges at once, and sends each message in one write.
+//! and delayed acknowledgements would cost 40 ms a command. So this side acknowledges at once, and
+//! sends each message in one write.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
