@@ -44,7 +44,7 @@ pub struct App {
     servo: Servo,
     windows: RefCell<Vec<Rc<BrowserWindow>>>,
     focused: Cell<Option<WindowId>>,
-    _profile: Profile,
+    profile: Profile,
 }
 
 impl App {
@@ -76,7 +76,7 @@ impl App {
             servo,
             windows: Default::default(),
             focused: Cell::new(None),
-            _profile: profile,
+            profile,
         });
         app.servo.set_delegate(Rc::new(EngineDelegate {
             demo: app.settings.demo,
@@ -148,7 +148,8 @@ impl App {
 
     /// Closes all pages and windows, then stops the engine and waits for that, with a deadline.
     pub fn shut_down(self: Rc<Self>) {
-        let _watchdog = shutdown::Watchdog::start();
+        let _watchdog =
+            shutdown::Watchdog::start(self.profile.temporary_dir().map(ToOwned::to_owned));
         if let Some(webdriver) = &self.webdriver {
             webdriver.disconnect();
         }

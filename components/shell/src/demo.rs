@@ -21,7 +21,7 @@ const PAGE: &str = include_str!("demo.html");
 
 /// The page loads nothing, and nothing can be injected that would.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+                      form-action 'none'";
 
 /// The page's URL.
 pub fn url() -> Url {
@@ -34,17 +34,22 @@ pub fn answer(load: WebResourceLoad) {
     if url.origin() != self::url().origin() {
         return;
     }
-    let (status, body) = match (&load.request().method, url.path()) {
-        (&Method::GET, "/") => (StatusCode::OK, PAGE),
+    // Other pages can neither frame nor read it.
+    let request = load.request();
+    let (status, body) = match (&request.method, url.path()) {
+        (&Method::GET, "/") if request.is_for_main_frame => (StatusCode::OK, PAGE),
         _ => (StatusCode::NOT_FOUND, ""),
     };
     let mut headers = HeaderMap::new();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::OK {
+        for (name, value) in [
+            (CONTENT_TYPE, "text/html; charset=utf-8"),
+            (CONTENT_SECURITY_POLICY, POLICY),
+            (CACHE_CONTROL, "no-store"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
     let reason = status
         .canonical_reason()
         .unwrap_or_default()

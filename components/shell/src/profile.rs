@@ -17,7 +17,7 @@ use crate::cli::Settings;
 /// An open profile. Temporary folders go when it is dropped.
 pub struct Profile {
     engine_dir: PathBuf,
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
     _lock: Option<File>,
 }
 
@@ -33,7 +33,7 @@ impl Profile {
                 .map_err(|error| format!("cannot create a temporary profile: {error}"))?;
             return Ok(Self {
                 engine_dir: temporary.path().to_owned(),
-                _temporary: Some(temporary),
+                temporary: Some(temporary),
                 _lock: None,
             });
         }
@@ -47,7 +47,7 @@ impl Profile {
         let lock = lock(&dir)?;
         Ok(Self {
             engine_dir: dir,
-            _temporary: None,
+            temporary: None,
             _lock: Some(lock),
         })
     }
@@ -55,6 +55,11 @@ impl Profile {
     /// Where the engine keeps cookies, site data and the like.
     pub fn engine_dir(&self) -> &Path {
         &self.engine_dir
+    }
+
+    /// The folder that goes with the profile.
+    pub fn temporary_dir(&self) -> Option<&Path> {
+        self.temporary.as_ref().map(TempDir::path)
     }
 }
 

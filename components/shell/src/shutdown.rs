@@ -4,6 +4,7 @@
 
 //! Ending in good order: on SIGINT and SIGTERM, and within a limited time.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
@@ -66,8 +67,9 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// The time starts now, and stops with the drop of the result.
-    pub fn start() -> Self {
+    /// The time starts now, and stops with the drop of the result. `temporary` is a folder that
+    /// must not stay behind.
+    pub fn start(temporary: Option<PathBuf>) -> Self {
         let (stop, stopped) = bounded(0);
         // Without a thread there is no watchdog, which is no reason not to shut down.
         let _ = thread::Builder::new()
@@ -78,6 +80,9 @@ impl Watchdog {
                         "The engine did not stop within {} seconds.",
                         SHUTDOWN_LIMIT.as_secs()
                     );
+                    if let Some(folder) = &temporary {
+                        let _ = std::fs::remove_dir_all(folder);
+                    }
                     std::process::exit(1);
                 }
             });

@@ -40,7 +40,7 @@ pub fn run(settings: Settings) -> Result<u8, String> {
     })?;
     let proxy = event_loop.create_proxy();
     let mut state = State::Starting {
-        settings: Some(settings),
+        settings: Some(Box::new(settings)),
         proxy,
     };
     event_loop
@@ -71,7 +71,7 @@ impl EventLoopWaker for Waker {
 
 enum State {
     Starting {
-        settings: Option<Settings>,
+        settings: Option<Box<Settings>>,
         proxy: EventLoopProxy<WakeUp>,
     },
     Running(Running),
@@ -94,7 +94,7 @@ impl State {
         let Some(settings) = settings.take() else {
             return Ok(());
         };
-        let app = App::start(settings, Box::new(Waker(proxy.clone())))?;
+        let app = App::start(*settings, Box::new(Waker(proxy.clone())))?;
         app.open_first_window(&WindowSystem {
             event_loop,
             size: app.settings().window_size,
@@ -172,7 +172,7 @@ impl Running {
             return;
         };
         match event {
-            WindowEvent::CloseRequested => self.app.close_window(id),
+            WindowEvent::CloseRequested | WindowEvent::Destroyed => self.app.close_window(id),
             WindowEvent::RedrawRequested => window.paint(),
             WindowEvent::Resized(size) => {
                 window.resized(PhysicalSize::new(size.width.max(1), size.height.max(1)))
