@@ -26,6 +26,7 @@ use crate::demo;
 use crate::page_text::PageText;
 use crate::profile::Profile;
 use crate::shutdown::{self, Signals};
+use crate::tokens;
 use crate::webdriver::WebDriver;
 
 /// The running browser.
@@ -52,7 +53,7 @@ impl App {
     pub fn start(settings: Settings, waker: Box<dyn EventLoopWaker>) -> Result<Rc<Self>, String> {
         let profile = Profile::open(&settings)?;
         let signals = Signals::listen(waker.clone())?;
-        let servo = build_engine(&settings, &profile, waker.clone());
+        let servo = build_engine(&settings, &profile, waker.clone())?;
         servo.setup_logging();
 
         let user_content = Rc::new(UserContentManager::new(&servo));
@@ -265,7 +266,11 @@ impl App {
     }
 }
 
-fn build_engine(settings: &Settings, profile: &Profile, waker: Box<dyn EventLoopWaker>) -> Servo {
+fn build_engine(
+    settings: &Settings,
+    profile: &Profile,
+    waker: Box<dyn EventLoopWaker>,
+) -> Result<Servo, String> {
     let opts = Opts {
         hard_fail: settings.hard_fail,
         multiprocess: !settings.single_process,
@@ -276,11 +281,13 @@ fn build_engine(settings: &Settings, profile: &Profile, waker: Box<dyn EventLoop
         ignore_certificate_errors: settings.ignore_certificate_errors,
         ..Opts::default()
     };
-    ServoBuilder::default()
+    let token_broker = tokens::broker(&settings.token_config, settings.demo)?;
+    Ok(ServoBuilder::default()
         .opts(opts)
         .preferences(settings.preferences.clone())
         .event_loop_waker(waker)
-        .build()
+        .token_broker(token_broker)
+        .build())
 }
 
 impl WebViewDelegate for App {

@@ -13,6 +13,7 @@ use dpi::PhysicalSize;
 use servo::Preferences;
 use url::Url;
 
+use crate::tokens::TokenConfig;
 use crate::{demo, prefs};
 
 /// A browser around the Servo engine that can use secure hardware tokens.
@@ -116,8 +117,7 @@ pub struct Settings {
     /// Keep nothing of what is browsed.
     pub private: bool,
     /// Configuration of the token broker.
-    #[expect(dead_code, reason = "not connected to a broker yet")]
-    pub token_config: Option<PathBuf>,
+    pub token_config: TokenConfig,
     /// Run page content in the main process.
     pub single_process: bool,
 }
@@ -143,16 +143,21 @@ impl Settings {
         if let Some(path) = &cli.host_file {
             check_readable("--host-file", path)?;
         }
-        if let Some(path) = &cli.token_config {
-            check_readable("--token-config", path)?;
-        }
+        let token_config = match &cli.token_config {
+            Some(path) => TokenConfig::read(path)?,
+            None => TokenConfig::default(),
+        };
         if let Some(port) = cli.webdriver {
             // The WebDriver server binds the port in a thread of its own, where an error would be lost.
             TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .map_err(|error| format!("--webdriver: cannot listen on port {port}: {error}"))?;
         }
 
-        let mut preferences = Preferences::default();
+        // Without the patches on the engine there is no such preference, and this does not compile.
+        let mut preferences = Preferences {
+            dom_secure_element_enabled: true,
+            ..Preferences::default()
+        };
         for path in &cli.prefs_files {
             prefs::apply_file(&mut preferences, path)?;
         }
@@ -182,7 +187,7 @@ impl Settings {
             hard_fail: cli.hard_fail,
             profile_dir: cli.profile_dir,
             private: cli.private,
-            token_config: cli.token_config,
+            token_config,
             single_process: cli.single_process,
         })
     }

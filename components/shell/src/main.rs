@@ -18,6 +18,7 @@ mod page_text;
 mod prefs;
 mod profile;
 mod shutdown;
+mod tokens;
 mod webdriver;
 mod window;
 

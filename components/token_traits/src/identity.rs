@@ -76,8 +76,6 @@ pub enum Connection {
     TrustedHttps,
     /// HTTPS, but certificate errors are ignored or the user made an exception.
     HttpsWithException,
-    /// The shell's own pages, which never come from the network.
-    BuiltIn,
     /// Everything else, plain HTTP on a loopback address included.
     Insecure,
 }

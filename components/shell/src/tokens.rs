@@ -1,0 +1,124 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! The token broker's configuration, from `--token-config` or by default.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use token_client::{ClientConfig, TokenClient};
+use token_traits::{Feature, Origin, TokenBroker};
+
+use crate::demo;
+
+/// The program that every token process runs, beside this one.
+const BROKER_BINARY: &str = "token-broker";
+
+/// The `--token-config` file. A key that is not known is an error: a misspelt one must not loosen anything.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenConfig {
+    pcsc: Pcsc,
+    virtual_card: VirtualCard,
+}
+
+/// `[pcsc]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Pcsc {
+    /// Whether the readers of the PC/SC service are used.
+    enabled: bool,
+}
+
+impl Default for Pcsc {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// `[virtual_card]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct VirtualCard {
+    /// Whether there is an embedded card in software.
+    enabled: bool,
+    /// How it behaves.
+    profile: String,
+}
+
+impl Default for VirtualCard {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            profile: "default".to_owned(),
+        }
+    }
+}
+
+impl TokenConfig {
+    /// Reads a file. The error is a sentence for the user that names the key and the line.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        std::fs::read_to_string(path)
+            .map_err(|error| error.to_string())
+            .and_then(|text| Self::parse(&text))
+            .map_err(|error| format!("--token-config: {}: {error}", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+/// What the engine gets. Starts nothing: the broker starts with the first document that uses it.
+pub fn broker(config: &TokenConfig, for_demo: bool) -> Result<Arc<dyn TokenBroker>, String> {
+    let broker_binary = std::env::current_exe()
+        .map_err(|error| format!("cannot find this program's folder: {error}"))?
+        .with_file_name(BROKER_BINARY);
+    if !broker_binary.is_file() {
+        return Err(format!(
+            "{} is missing; build it with `cargo xtask build`",
+            broker_binary.display()
+        ));
+    }
+    let client = TokenClient::new(ClientConfig {
+        broker_binary,
+        pcsc: config.pcsc.enabled,
+        virtual_card: config
+            .virtual_card
+            .enabled
+            .then(|| config.virtual_card.profile.clone()),
+    });
+    if for_demo && let Some(origin) = Origin::new(demo::ORIGIN) {
+        client.set_grant(origin.clone(), origin, Feature::SecureElement, true);
+    }
+    Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TokenConfig;
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let config = TokenConfig::parse("[pcsc]\nenabled = false").unwrap();
+        assert!(!config.pcsc.enabled);
+        assert!(config.virtual_card.enabled);
+        assert_eq!(config.virtual_card.profile, "default");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = TokenConfig::parse("[pcsc]\nenabled = true\nenable = true").unwrap_err();
+        assert!(
+            error.contains("`enable`") && error.contains("line 3"),
+            "{error}"
+        );
+        let error = TokenConfig::parse("[pscs]\nenabled = true").unwrap_err();
+        assert!(
+            error.contains("`pscs`") && error.contains("line 1"),
+            "{error}"
+        );
+    }
+}
