@@ -39,9 +39,18 @@ where
     ) -> Result<(), Refusal> {
         use ScriptToConstellationMessage as Message;
 
-        // Log entries come from threads that belong to no document; the caller fills in the event loop.
-        if let Message::LogEntry(..) = message {
-            return Ok(());
+        match message {
+            // Log entries come from threads that belong to no document; the caller fills in the event loop.
+            Message::LogEntry(..) |
+            // Script asks these about other pipelines, in the name of any. The answers do not depend on the name.
+            Message::GetBrowsingContextInfo(..) |
+            Message::GetTopForBrowsingContext(..) |
+            Message::GetChildBrowsingContextCount(..) |
+            Message::GetChildBrowsingContextId(..) |
+            Message::GetDocumentOrigin(..) |
+            Message::GetDocumentOriginDetails(..) |
+            Message::IsCurrentlyFullyActive(..) => return Ok(()),
+            _ => {},
         }
 
         match self.pipelines.get(&source) {
