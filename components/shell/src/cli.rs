@@ -21,7 +21,7 @@ use crate::{demo, prefs};
 /// Without URL it opens its built-in demo page. With --headless, and without --webdriver, it loads the page, prints the
 /// page's text and ends: with 0, or with 1 when the page could not be loaded or the demo failed.
 #[derive(Parser)]
-#[command(name = env!("CARGO_BIN_NAME"), version, args_override_self = true)]
+#[command(name = "servo-tokens", version, args_override_self = true)]
 pub struct Cli {
     /// Page to open: a URL, a file, or a host name. Without it: the demo page
     url: Option<String>,

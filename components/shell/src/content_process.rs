@@ -44,7 +44,7 @@ pub fn prepare_environment(settings: &Settings) {
 }
 
 /// Runs a content process until the engine ends it.
-pub fn run(token: String) -> ExitCode {
+pub fn run(token: String, run_content_process: fn(String)) -> ExitCode {
     if let Err(error) = end_with_parent() {
         return fail(&error);
     }
@@ -54,7 +54,7 @@ pub fn run(token: String) -> ExitCode {
         return fail("a content process cannot redirect its output");
     }
     install_crypto_provider();
-    servo::run_content_process(token);
+    run_content_process(token);
     ExitCode::SUCCESS
 }
 

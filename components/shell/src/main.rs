@@ -2,67 +2,10 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! A small browser around the patched Servo engine: in a window, headless, or driven through WebDriver.
-//!
-//! The same executable is the main process and every content process: Servo starts it again with
-//! `--content-process TOKEN`.
-
-mod app;
-mod browser_window;
-mod cli;
-mod content_process;
-mod demo;
-mod headless;
-mod keyboard;
-mod page_text;
-mod prefs;
-mod profile;
-mod shutdown;
-mod tokens;
-mod webdriver;
-mod window;
+//! The browser.
 
 use std::process::ExitCode;
 
-use crate::cli::{Cli, Settings};
-
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments
-        .next()
-        .is_some_and(|argument| argument == content_process::FLAG)
-    {
-        return match arguments.next().and_then(|token| token.into_string().ok()) {
-            Some(token) => content_process::run(token),
-            None => fail("a content process needs its token"),
-        };
-    }
-
-    let settings = match Settings::from_cli(<Cli as clap::Parser>::parse()) {
-        Ok(settings) => settings,
-        Err(error) => return fail(&error),
-    };
-    content_process::prepare_environment(&settings);
-    install_crypto_provider();
-
-    let result = if settings.headless {
-        headless::run(settings)
-    } else {
-        window::run(settings)
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => fail(&error),
-    }
-}
-
-/// Servo leaves the choice of the TLS implementation to the program, in every process.
-fn install_crypto_provider() {
-    // An error means that a provider is installed already, which serves as well.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-}
-
-fn fail(message: &str) -> ExitCode {
-    eprintln!("{}: {message}", env!("CARGO_BIN_NAME"));
-    ExitCode::FAILURE
+    tokens_shell::main(servo::run_content_process)
 }

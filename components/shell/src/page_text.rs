@@ -159,15 +159,12 @@ impl PageText {
             writeln!(stdout, "{}", outcome.text.trim_end())
         };
         if let Err(error) = printed.and_then(|()| stdout.flush()) {
-            eprintln!(
-                "{}: cannot print the page's text: {error}",
-                env!("CARGO_BIN_NAME")
-            );
+            eprintln!("{}: cannot print the page's text: {error}", "servo-tokens");
             return 1;
         }
         match outcome.problem {
             Some(problem) => {
-                eprintln!("{}: {problem}", env!("CARGO_BIN_NAME"));
+                eprintln!("{}: {problem}", "servo-tokens");
                 1
             }
             None => 0,

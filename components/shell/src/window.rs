@@ -296,7 +296,7 @@ impl Platform for WindowSystem<'_> {
     fn open_window(&self) -> Result<Rc<dyn PlatformWindow>, String> {
         let problem = |error: &dyn std::fmt::Display| format!("cannot open a window: {error}");
         let attributes = Window::default_attributes()
-            .with_title(env!("CARGO_BIN_NAME"))
+            .with_title("servo-tokens")
             .with_inner_size(self.size);
         let window = self
             .event_loop

@@ -1,0 +1,251 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! The browser with compromised content processes, for tests: the main process is the browser's own, unchanged; a
+//! content process reads along what its script thread tells the constellation, and attacks when a page wants it to.
+//!
+//! A page asks for an attack by its title: `attack NAME ARGUMENT...`. What comes of it is for the test to see, in the
+//! victim's page or on standard error.
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
+use serde::{Deserialize, Serialize};
+use servo::ServoUrl;
+use servo_base::generic_channel::GenericCallback;
+use servo_base::id::{
+    CONSTELLATION_PIPELINE_NAMESPACE_ID, Index, PipelineId, PipelineIndex, WebViewId,
+};
+use servo_constellation::UnprivilegedContent;
+use servo_constellation_traits::{
+    LoadData, LoadOrigin, NavigationHistoryBehavior, ScriptToConstellationMessage,
+    ScriptToConstellationSender, TargetSnapshotParams,
+};
+use servo_url::MutableOrigin;
+use storage_traits::webstorage_thread::WebStorageType;
+use token_traits::port::{PortMessage, PortRequest, ReplyBody, RequestBody, RequestId};
+use token_traits::{Frame, TokenError, TokenPort};
+
+/// Pipeline ids are small numbers in a row: an attacker guesses them.
+const GUESSES: std::ops::RangeInclusive<u32> = 1..=64;
+
+type Message = (WebViewId, PipelineId, ScriptToConstellationMessage);
+
+fn main() -> ExitCode {
+    tokens_shell::main(run_content_process)
+}
+
+/// What `servo::run_content_process` does, with this program between the script thread and the constellation.
+fn run_content_process(token: String) {
+    let (content_sender, content_receiver) = ipc::channel().expect("a channel");
+    IpcSender::<IpcSender<UnprivilegedContent>>::connect(token)
+        .expect("the main process")
+        .send(content_sender)
+        .expect("the main process");
+    let mut content = content_receiver.recv().expect("content");
+
+    if let UnprivilegedContent::ScriptEventLoop(info) = &mut content {
+        let (from_script, messages) = ipc::channel().expect("a channel");
+        let constellation = std::mem::replace(
+            &mut info.initial_script_state.script_to_constellation_sender,
+            callback_from_sender(from_script),
+        );
+        thread::spawn(move || read_along(messages, constellation));
+    }
+
+    let (server, token) = IpcOneShotServer::new().expect("a server");
+    let engine = thread::spawn(move || servo::run_content_process(token));
+    let (_, to_engine): (_, IpcSender<UnprivilegedContent>) = server.accept().expect("the engine");
+    to_engine.send(content).expect("the engine");
+    let _ = engine.join();
+}
+
+/// A callback is made by `GenericCallback::new` only, which would choose its kind before the engine has its options.
+/// This has the same form on the wire.
+fn callback_from_sender(sender: IpcSender<Message>) -> ScriptToConstellationSender {
+    #[derive(Deserialize, Serialize)]
+    enum GenericCallback {
+        CrossProcess(IpcSender<Message>),
+    }
+    let (mirror_sender, mirror_receiver) = ipc::channel().expect("a channel");
+    mirror_sender
+        .send(GenericCallback::CrossProcess(sender))
+        .expect("the own process");
+    mirror_receiver
+        .to_opaque()
+        .to()
+        .recv()
+        .expect("the same form")
+}
+
+fn read_along(messages: IpcReceiver<Message>, constellation: ScriptToConstellationSender) {
+    while let Ok((webview_id, pipeline_id, message)) = messages.recv() {
+        if let ScriptToConstellationMessage::TitleChanged(_, title) = &message
+            && let Some(command) = title.strip_prefix("attack ")
+        {
+            let attacker = Attacker {
+                constellation: &constellation,
+                webview_id,
+                pipeline_id,
+            };
+            let words: Vec<_> = command.split(' ').collect();
+            eprintln!("hostile: {command}");
+            attacker.attack(&words);
+            continue;
+        }
+        if constellation
+            .send((webview_id, pipeline_id, message))
+            .is_err()
+        {
+            break;
+        }
+    }
+}
+
+struct Attacker<'a> {
+    constellation: &'a ScriptToConstellationSender,
+    webview_id: WebViewId,
+    pipeline_id: PipelineId,
+}
+
+impl Attacker<'_> {
+    fn attack(&self, words: &[&str]) {
+        match words {
+            // Show content of ours at the victim's URL, as if a javascript: URL there had given it.
+            ["js-result", url, html] => self.load(LoadData {
+                js_eval_result: Some(html.replace('+', " ")),
+                ..load_data(url, url)
+            }),
+            // Show content of ours in a document that inherits the origin of the victim's.
+            ["srcdoc", victim, html] => self.for_each_guess(|victim_pipeline| {
+                self.load(LoadData {
+                    srcdoc: html.replace('+', " "),
+                    creator_pipeline_id: Some(victim_pipeline),
+                    ..load_data("about:srcdoc", victim)
+                });
+            }),
+            ["creator", victim, html] => self.for_each_guess(|victim_pipeline| {
+                self.load(LoadData {
+                    js_eval_result: Some(html.replace('+', " ")),
+                    creator_pipeline_id: Some(victim_pipeline),
+                    ..load_data("about:blank", victim)
+                });
+            }),
+            // Rename our document to the victim's URL, and use the name.
+            ["final-url", url] => {
+                let url = parse(url);
+                self.send(ScriptToConstellationMessage::SetFinalUrl(url.clone()));
+                self.send(ScriptToConstellationMessage::BroadcastStorageEvent(
+                    WebStorageType::Local,
+                    url.clone(),
+                    Some("forged".into()),
+                    None,
+                    Some("forged".into()),
+                ));
+                self.open_port(&url);
+            }
+            // Get a port in the victim's name.
+            ["port", url] => self.open_port(&parse(url)),
+            // Navigate the victim's tab.
+            ["speak", url] => self.for_each_guess(|victim_pipeline| {
+                let _ = self.constellation.send((
+                    self.webview_id,
+                    victim_pipeline,
+                    load_url(load_data(url, url)),
+                ));
+            }),
+            // Get a port by speaking as one of the victim's pipelines.
+            ["port-of-another", url] => self.for_each_guess(|pipeline_id| {
+                Attacker {
+                    pipeline_id,
+                    ..*self
+                }
+                .open_port(&parse(url));
+            }),
+            _ => eprintln!("hostile: no such attack"),
+        }
+    }
+
+    fn send(&self, message: ScriptToConstellationMessage) {
+        let _ = self
+            .constellation
+            .send((self.webview_id, self.pipeline_id, message));
+    }
+
+    fn load(&self, load_data: LoadData) {
+        self.send(load_url(load_data));
+    }
+
+    fn for_each_guess(&self, attack: impl Fn(PipelineId)) {
+        for index in GUESSES {
+            let guess = PipelineId {
+                namespace_id: CONSTELLATION_PIPELINE_NAMESPACE_ID,
+                index: Index::<PipelineIndex>::new(index).expect("not zero"),
+            };
+            if guess != self.pipeline_id {
+                attack(guess);
+            }
+        }
+    }
+
+    /// Opens a port for the origin of `url` and counts the readers that it sees.
+    fn open_port(&self, url: &ServoUrl) {
+        let callback = GenericCallback::new(|answer| {
+            let port: Result<TokenPort, TokenError> = match answer {
+                Ok(port) => port,
+                Err(_) => return,
+            };
+            match port {
+                Ok(port) => eprintln!("hostile: port opened, {}", count_readers(&port)),
+                Err(error) => eprintln!("hostile: port refused, {error}"),
+            }
+        });
+        self.send(ScriptToConstellationMessage::OpenTokenPort(
+            url.origin(),
+            callback.expect("a callback"),
+        ));
+    }
+}
+
+fn count_readers(port: &TokenPort) -> String {
+    let request = PortRequest {
+        id: RequestId(1),
+        body: RequestBody::GetReaders,
+    };
+    let sent = Frame::encode(&request)
+        .ok()
+        .and_then(|frame| port.requests.send(frame).ok());
+    let answer = port.messages.try_recv_timeout(Duration::from_secs(5));
+    match (sent, answer.map(|frame| frame.decode())) {
+        (
+            Some(()),
+            Ok(Ok(PortMessage::Reply {
+                result: Ok(ReplyBody::Readers(readers)),
+                ..
+            })),
+        ) => format!("{} readers", readers.len()),
+        (_, answer) => format!("no answer: {answer:?}"),
+    }
+}
+
+fn parse(url: &str) -> ServoUrl {
+    ServoUrl::parse(url).expect("an attack with a URL")
+}
+
+fn load_data(url: &str, initiator: &str) -> LoadData {
+    LoadData {
+        load_origin: LoadOrigin::Script(MutableOrigin::new(parse(initiator).origin()).snapshot()),
+        ..LoadData::new_for_new_unrelated_webview(parse(url))
+    }
+}
+
+fn load_url(load_data: LoadData) -> ScriptToConstellationMessage {
+    ScriptToConstellationMessage::LoadUrl(
+        load_data,
+        NavigationHistoryBehavior::Replace,
+        TargetSnapshotParams::default(),
+    )
+}
