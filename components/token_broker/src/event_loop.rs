@@ -2,126 +2,150 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! Connects the state machine to documents, workers and the main process: one thread that waits for all of them, and
-//! one that wakes it at the earliest deadline.
+//! Connects the state machine to documents, workers and the main process: one thread that waits for all of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::{
-    self, IpcMessage, IpcReceiver, IpcReceiverSet, IpcSelectionResult, IpcSender,
-};
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
 use token_traits::control::{FromBroker, ToBroker, WorkerId};
 use token_traits::{Frame, PortId};
 use token_workers::process::{self, Channels};
 
 use crate::broker::{Broker, Input, Output};
-use crate::send_deadline;
+use crate::transport::{Carrier, Gone, MAX_PACKET_LENGTH, Received, Wire};
+
+/// How many frames of one peer are taken before others have their turn.
+const FRAMES_PER_TURN: usize = 16;
+
+/// How many peers are looked at in one turn.
+const EVENTS_PER_TURN: usize = 64;
+
+/// The main process has something to say. Peers count up from 1.
+const CONTROL: u64 = 0;
 
 /// Runs the broker until the main process closes its channel. `token` names the main process's one-shot server.
 pub fn run(token: String) -> io::Result<()> {
-    let channels = process::connect::<ToBroker, FromBroker>(token)?;
-    send_deadline::block()?;
-    let mut event_loop = EventLoop::new(channels)?;
-    send_deadline::prepare()?;
+    let mut event_loop = EventLoop::new(process::connect(token)?)?;
     while event_loop.turn()? {}
     Ok(())
 }
 
-/// Where a message comes from.
-#[derive(Clone, Copy, Debug)]
+/// Whose end of a wire it is.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Source {
-    Control,
-    Timer,
     Port(PortId),
     Worker(WorkerId),
 }
 
-struct EventLoop {
-    broker: Broker,
-    receivers: IpcReceiverSet,
-    /// By the ids of `receivers`. A source that has been closed is no longer here: what it still sends is dropped.
-    sources: HashMap<u64, Source>,
-    control: IpcSender<FromBroker>,
-    ports: HashMap<PortId, Peer>,
-    workers: HashMap<WorkerId, Peer>,
-    alarm: Arc<Alarm>,
+struct Peer {
+    source: Source,
+    wire: Wire,
+    /// Whether the loop waits for room in the wire.
+    is_waited_for: bool,
 }
 
-struct Peer {
-    sender: IpcSender<Frame>,
-    receiver: u64,
+struct EventLoop {
+    broker: Broker,
+    epoll: OwnedFd,
+    carrier: Carrier,
+    /// What the main process says, and to whom the broker answers.
+    control: Receiver<ToBroker>,
+    wake: Arc<OwnedFd>,
+    main_process: IpcSender<FromBroker>,
+    /// Ids are never used twice, so an event for a peer that was closed in the same turn finds nobody.
+    peers: HashMap<u64, Peer>,
+    ids: HashMap<Source, u64>,
+    next_id: u64,
+    buffer: Vec<u8>,
 }
+
+/// The main process has closed its channel, which ends the broker.
+struct MainProcessGone;
 
 impl EventLoop {
     fn new(channels: Channels<ToBroker, FromBroker>) -> io::Result<Self> {
-        let mut receivers = IpcReceiverSet::new()?;
-        let (wake, timer) = ipc::channel()?;
-        let sources = HashMap::from([
-            (receivers.add(channels.requests)?, Source::Control),
-            (receivers.add(timer)?, Source::Timer),
-        ]);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        epoll::add(&epoll, &wake, EventData::new_u64(CONTROL), EventFlags::IN)?;
+        let carrier = Carrier::new()?;
         process::lock_down()?;
-        // The control channel closes with the main process too, but a loop that is busy may take its time to see it.
+        // The control channel closes with the main process too, but whatever the loop does, it ends with this.
         channels.lifeline.watch()?;
-        let alarm = Arc::new(Alarm::default());
-        start_timer(alarm.clone(), wake)?;
+        let (sender, control) = mpsc::channel();
+        start_control_thread(channels.requests, sender, wake.clone())?;
         Ok(Self {
             broker: Broker::new(),
-            receivers,
-            sources,
-            control: channels.replies,
-            ports: HashMap::new(),
-            workers: HashMap::new(),
-            alarm,
+            epoll,
+            carrier,
+            control,
+            wake,
+            main_process: channels.replies,
+            peers: HashMap::new(),
+            ids: HashMap::new(),
+            next_id: 1,
+            buffer: vec![0; MAX_PACKET_LENGTH],
         })
     }
 
     /// Waits for something to happen and deals with it. Returns whether to go on.
     fn turn(&mut self) -> io::Result<bool> {
-        for result in self.receivers.select()? {
-            let input = match result {
-                IpcSelectionResult::MessageReceived(id, message) => self.received(id, message)?,
-                IpcSelectionResult::ChannelClosed(id) => match self.sources.remove(&id) {
-                    Some(Source::Control | Source::Timer) => return Ok(false),
-                    Some(Source::Port(port)) => Some(Input::ClosePort(port)),
-                    Some(Source::Worker(worker)) => Some(Input::WorkerEnded(worker)),
-                    None => None,
-                },
+        let deadline = self.broker.next_deadline();
+        let mut events = Vec::with_capacity(EVENTS_PER_TURN);
+        let waited = epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            deadline.map(timeout).as_ref(),
+        );
+        match waited {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in events {
+            let id = event.data.u64();
+            let result = if id == CONTROL {
+                self.control_messages()?
+            } else {
+                self.peer_event(id, event.flags)
             };
-            if let Some(input) = input
-                && !self.handle(input)
-            {
+            if result.is_err() {
                 return Ok(false);
             }
         }
-        if let Some(deadline) = self.broker.next_deadline() {
-            self.alarm.set(deadline);
+        if deadline.is_some_and(|deadline| deadline <= Instant::now())
+            && self.handle(Input::Tick).is_err()
+        {
+            return Ok(false);
         }
         Ok(true)
     }
 
-    /// What a message means to the state machine, after keeping the channels that come with it.
-    fn received(&mut self, id: u64, message: IpcMessage) -> io::Result<Option<Input>> {
-        Ok(match self.sources.get(&id) {
-            None => None,
-            Some(Source::Timer) => Some(Input::Tick),
-            Some(&Source::Port(port)) => Some(match message.to() {
-                Ok(frame) => Input::PortFrame(port, frame),
-                Err(_) => Input::ClosePort(port),
-            }),
-            Some(&Source::Worker(worker)) => Some(match message.to() {
-                Ok(frame) => Input::WorkerFrame(worker, frame),
-                Err(_) => Input::WorkerEnded(worker),
-            }),
-            Some(Source::Control) => {
-                Some(self.control_message(message.to().map_err(io::Error::other)?)?)
+    fn control_messages(&mut self) -> io::Result<Result<(), MainProcessGone>> {
+        // The count says nothing that the channel does not.
+        match rustix::io::read(&self.wake, &mut [0; 8]) {
+            Ok(_) | Err(Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+        loop {
+            let input = match self.control.try_recv() {
+                Ok(message) => self.control_message(message)?,
+                Err(TryRecvError::Empty) => return Ok(Ok(())),
+                Err(TryRecvError::Disconnected) => return Ok(Err(MainProcessGone)),
+            };
+            if self.handle(input).is_err() {
+                return Ok(Err(MainProcessGone));
             }
-        })
+        }
     }
 
+    /// What a message means to the state machine, after keeping the channels that come with it.
     fn control_message(&mut self, message: ToBroker) -> io::Result<Input> {
         Ok(match message {
             ToBroker::Configure(config) => Input::Configure(config),
@@ -131,8 +155,7 @@ impl EventLoop {
                 requests,
                 messages,
             } => {
-                let peer = self.add_peer(requests, messages, Source::Port(port))?;
-                self.ports.insert(port, peer);
+                self.add_peer(Source::Port(port), requests, messages)?;
                 Input::OpenPort { port, identity }
             }
             ToBroker::ClosePort(port) => Input::ClosePort(port),
@@ -152,8 +175,7 @@ impl EventLoop {
                 requests,
                 replies,
             } => {
-                let peer = self.add_peer(replies, requests, Source::Worker(worker))?;
-                self.workers.insert(worker, peer);
+                self.add_peer(Source::Worker(worker), replies, requests)?;
                 Input::WorkerStarted(worker)
             }
             ToBroker::WorkerEnded { worker, reason } => {
@@ -165,147 +187,180 @@ impl EventLoop {
 
     fn add_peer(
         &mut self,
+        source: Source,
         receiver: IpcReceiver<Frame>,
         sender: IpcSender<Frame>,
-        source: Source,
-    ) -> io::Result<Peer> {
-        let receiver = self.receivers.add(receiver)?;
-        self.sources.insert(receiver, source);
-        Ok(Peer { sender, receiver })
+    ) -> io::Result<()> {
+        let wire = self.carrier.unpack(receiver, sender)?;
+        let id = self.next_id;
+        self.next_id += 1;
+        epoll::add(
+            &self.epoll,
+            wire.receiving_end(),
+            EventData::new_u64(id),
+            EventFlags::IN,
+        )?;
+        self.ids.insert(source, id);
+        self.peers.insert(
+            id,
+            Peer {
+                source,
+                wire,
+                is_waited_for: false,
+            },
+        );
+        Ok(())
     }
 
-    /// Tells the state machine, and does what it says. Returns whether to go on.
-    fn handle(&mut self, input: Input) -> bool {
+    fn drop_peer(&mut self, source: Source) {
+        // Closing the sockets also takes them out of epoll.
+        if let Some(id) = self.ids.remove(&source) {
+            self.peers.remove(&id);
+        }
+    }
+
+    fn peer_event(&mut self, id: u64, flags: EventFlags) -> Result<(), MainProcessGone> {
+        if flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR) {
+            self.flush(id)?;
+        }
+        for _ in 0..FRAMES_PER_TURN {
+            let Some(peer) = self.peers.get(&id) else {
+                break;
+            };
+            let source = peer.source;
+            let input = match (source, peer.wire.receive(&mut self.buffer)) {
+                (_, Received::Nothing) => break,
+                (Source::Port(port), Received::Frame(frame)) => Input::PortFrame(port, frame),
+                (Source::Worker(worker), Received::Frame(frame)) => {
+                    Input::WorkerFrame(worker, frame)
+                }
+                (_, Received::Broken | Received::Closed) => lost(source),
+            };
+            self.handle(input)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the state machine, and does what it says.
+    fn handle(&mut self, input: Input) -> Result<(), MainProcessGone> {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             if let Input::WorkerEnded(worker) = &input {
-                self.drop_worker(*worker);
+                self.drop_peer(Source::Worker(*worker));
             }
             for output in self.broker.handle(input, Instant::now()) {
-                match self.perform(output) {
-                    Ok(None) => {}
-                    Ok(Some(failure)) => inputs.push_back(failure),
-                    Err(MainProcessGone) => return false,
-                }
+                inputs.extend(self.perform(output)?);
             }
         }
-        true
+        Ok(())
     }
 
     /// Does one thing. Where that fails, returns what it means to the state machine.
     fn perform(&mut self, output: Output) -> Result<Option<Input>, MainProcessGone> {
         match output {
             Output::ToPort(port, message) => {
-                let Some(peer) = self.ports.get(&port) else {
-                    return Ok(None);
-                };
-                let sent = Frame::encode(&message).is_ok_and(|frame| {
-                    send_deadline::with_deadline(|| peer.sender.send(frame))
-                        .is_ok_and(|result| result.is_ok())
-                });
-                if !sent {
-                    log::warn!("port {} does not take its messages", port.0);
-                    return Ok(Some(Input::ClosePort(port)));
-                }
-            }
-            Output::ClosePort(port) => {
-                if let Some(peer) = self.ports.remove(&port) {
-                    self.sources.remove(&peer.receiver);
-                }
+                return Ok(self.send(Source::Port(port), Frame::encode(&message).ok()));
             }
             Output::ToWorker(worker, request) => {
-                let sent = self.workers.get(&worker).is_some_and(|peer| {
-                    Frame::encode(&request).is_ok_and(|frame| peer.sender.send(frame).is_ok())
-                });
-                if !sent {
-                    return Ok(Some(Input::WorkerEnded(worker)));
-                }
+                return Ok(self.send(Source::Worker(worker), Frame::encode(&request).ok()));
             }
+            Output::ClosePort(port) => self.drop_peer(Source::Port(port)),
             Output::StartWorker(worker, kind) => {
                 self.tell_main_process(FromBroker::StartWorker { worker, kind })?;
             }
             Output::KillWorker(worker) => {
-                self.drop_worker(worker);
+                self.drop_peer(Source::Worker(worker));
                 self.tell_main_process(FromBroker::KillWorker(worker))?;
             }
-            Output::ReleaseWorker(worker) => self.drop_worker(worker),
+            Output::ReleaseWorker(worker) => self.drop_peer(Source::Worker(worker)),
         }
         Ok(None)
     }
 
-    fn drop_worker(&mut self, worker: WorkerId) {
-        if let Some(peer) = self.workers.remove(&worker) {
-            self.sources.remove(&peer.receiver);
+    fn send(&mut self, source: Source, frame: Option<Frame>) -> Option<Input> {
+        let id = *self.ids.get(&source)?;
+        let peer = self.peers.get_mut(&id)?;
+        let sent = frame.ok_or(Gone).and_then(|frame| peer.wire.send(&frame));
+        if sent.is_err() || self.wait_for_room(id).is_err() {
+            log::warn!("{source:?} does not take its messages");
+            return Some(lost(source));
         }
+        None
+    }
+
+    fn flush(&mut self, id: u64) -> Result<(), MainProcessGone> {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Ok(());
+        };
+        let source = peer.source;
+        if peer.wire.flush().is_err() || self.wait_for_room(id).is_err() {
+            self.handle(lost(source))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for room in a peer's wire where there is none, and no longer where there is.
+    fn wait_for_room(&mut self, id: u64) -> io::Result<()> {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return Ok(());
+        };
+        let is_blocked = peer.wire.is_blocked();
+        if is_blocked != peer.is_waited_for {
+            let end = peer.wire.sending_end();
+            if is_blocked {
+                epoll::add(&self.epoll, end, EventData::new_u64(id), EventFlags::OUT)?;
+            } else {
+                epoll::delete(&self.epoll, end)?;
+            }
+            peer.is_waited_for = is_blocked;
+        }
+        Ok(())
     }
 
     fn tell_main_process(&self, message: FromBroker) -> Result<(), MainProcessGone> {
-        self.control.send(message).map_err(|_| MainProcessGone)
+        self.main_process.send(message).map_err(|_| MainProcessGone)
     }
 }
 
-/// The main process has closed its channel, which ends the broker.
-struct MainProcessGone;
-
-/// When to wake the event loop.
-///
-/// An alarm that is no longer needed is left as it is: the loop finds nothing due then, which costs less than a wake-up
-/// of the timer thread for each request and each reply.
-#[derive(Default)]
-struct Alarm {
-    next: Mutex<Option<Instant>>,
-    changed: Condvar,
-}
-
-impl Alarm {
-    /// Makes sure that the loop is woken at `deadline` at the latest.
-    fn set(&self, deadline: Instant) {
-        let mut next = self.lock();
-        if next.is_none_or(|time| deadline < time) {
-            *next = Some(deadline);
-            self.changed.notify_one();
-        }
-    }
-
-    /// Blocks until the time has come.
-    fn wait(&self) {
-        let mut next = self.lock();
-        loop {
-            let now = Instant::now();
-            next = match *next {
-                None => self
-                    .changed
-                    .wait(next)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(time) if now < time => {
-                    self.changed
-                        .wait_timeout(next, time - now)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-                Some(_) => {
-                    *next = None;
-                    return;
-                }
-            };
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the loss of a peer means to the state machine.
+fn lost(source: Source) -> Input {
+    match source {
+        Source::Port(port) => Input::ClosePort(port),
+        Source::Worker(worker) => Input::WorkerEnded(worker),
     }
 }
 
-fn start_timer(alarm: Arc<Alarm>, wake: IpcSender<()>) -> io::Result<()> {
+/// How long to wait: not less than until `deadline`, in the milliseconds that every kernel knows.
+fn timeout(deadline: Instant) -> Timespec {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let milliseconds = left.as_nanos().div_ceil(1_000_000);
+    let left = Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX));
+    Timespec {
+        // Deadlines are minutes away at most.
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    }
+}
+
+/// The main process's messages carry channels, which only ipc-channel can unpack. They are rare, so a thread of its own
+/// may wait for them and wake the loop.
+fn start_control_thread(
+    messages: IpcReceiver<ToBroker>,
+    sender: Sender<ToBroker>,
+    wake: Arc<OwnedFd>,
+) -> io::Result<()> {
     std::thread::Builder::new()
-        .name("timer".into())
+        .name("control".into())
         .spawn(move || {
-            loop {
-                alarm.wait();
-                if wake.send(()).is_err() {
+            let wake_up = || rustix::io::write(&wake, &1_u64.to_ne_bytes());
+            while let Ok(message) = messages.recv() {
+                if sender.send(message).is_err() || wake_up().is_err() {
                     return;
                 }
             }
+            // The loop finds that this end of its channel has gone.
+            drop(sender);
+            let _ = wake_up();
         })?;
     Ok(())
 }

@@ -6,18 +6,15 @@
 //!
 //! - [`broker`] decides: a state machine without input or output, which is where the rules are tested;
 //! - [`access`] says who may open what;
-//! - [`event_loop`] connects the state machine to documents, workers and the main process.
+//! - [`event_loop`] connects the state machine to documents, workers and the main process;
+//! - [`transport`] keeps them from doing it harm on the way.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod access;
 mod apdu;
 pub mod broker;
 pub mod event_loop;
 mod reader;
-#[expect(
-    unsafe_code,
-    reason = "arms an interval timer, which std and rustix do not offer"
-)]
-mod send_deadline;
 mod supervision;
+pub mod transport;

@@ -9,6 +9,8 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::*;
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
+use ipc_channel::{IpcError, TryRecvError};
 use token_traits::port::{Command, MAX_REQUESTS_IN_FLIGHT, ReplyBody, RequestBody};
 use token_traits::{ErrorKind, Frame, TokenBroker};
 use virtual_card::applets::echo;
@@ -230,26 +232,67 @@ fn a_page_that_does_not_read_does_not_stop_the_others() {
     let channel = good.open_echo();
     let mut deaf = browser.open_page();
     let deaf_channel = deaf.open_echo();
-    // Far more than its socket takes: the broker gives the port up, and stops for others no longer than that.
-    for _ in 0..12 {
-        let RequestBody::Transmit { .. } = slow(deaf_channel, 0) else {
-            unreachable!();
-        };
-        deaf.send(RequestBody::Transmit {
-            channel: deaf_channel,
-            command: Command::Raw(vec![0x00, echo::INS_PATTERN, 0xff, 0xff, 0, 0, 0]),
-            timeout_ms: None,
-        });
+    let pattern = RequestBody::Transmit {
+        channel: deaf_channel,
+        command: Command::Raw(vec![0x00, echo::INS_PATTERN, 0xff, 0xff, 0, 0, 0]),
+        timeout_ms: None,
+    };
+    // More than its socket takes: the broker keeps the rest until it reads.
+    let requests: Vec<_> = (0..20).map(|_| deaf.send(pattern.clone())).collect();
+    let echoed = good.send(command(channel, echo::INS_ECHO, 0, b"1"));
+    assert!(good.wait(echoed, PROMPTLY).expect("an open port").is_ok());
+    for request in requests {
+        let reply = deaf.wait(request, PROMPTLY).expect("an open port");
+        assert!(matches!(reply, Ok(ReplyBody::Response(response)) if response.len() == 0x10001));
     }
-    let request = good.send(command(channel, echo::INS_ECHO, 0, b"1"));
-    let reply = good.wait(request, PROMPTLY).expect("an open port");
-    assert!(reply.is_ok());
+    // More than the broker keeps: it gives the port up.
+    let mut last = deaf.send(pattern.clone());
+    for _ in 0..100 {
+        last = deaf.send(pattern.clone());
+        good.assert_echoes(channel, b"2");
+    }
+    assert_eq!(deaf.wait(last, PROMPTLY), Err(PortClosed));
+    good.assert_echoes(channel, b"3");
+    assert_eq!(browser.processes("broker").len(), 1);
+}
+
+/// What a document that was taken over can do to a receiver that trusts its peers.
+#[test]
+fn a_port_that_abuses_the_transport_is_closed_and_others_are_not() {
+    let browser = Browser::start(false);
+    let mut good = browser.open_page();
+    let channel = good.open_echo();
     let broker = browser.process("broker");
-    // What had been sent is there, then the port is closed.
-    let never = deaf.send(RequestBody::GetReaders);
-    assert_eq!(deaf.wait(never, PROMPTLY), Err(PortClosed));
-    good.assert_echoes(channel, b"2");
+
+    // Channels along with a message.
+    let Page {
+        requests, messages, ..
+    } = browser.open_page();
+    let (smuggled, kept) = ipc::channel::<()>().expect("a channel");
+    let requests = requests.to_opaque().to::<(IpcSender<()>, Vec<u8>)>();
+    requests
+        .send((smuggled, vec![0; 10]))
+        .expect("an open port");
+    assert_eq!(end_of(&messages), Err(PortClosed));
+    assert!(kept.recv().is_err(), "the channel is still open");
+
+    // A message so long that ipc-channel announces the rest, for which a receiver would wait.
+    let Page {
+        requests, messages, ..
+    } = browser.open_page();
+    std::thread::spawn(move || requests.send(Frame::from_bytes(vec![0; 10_000_000])));
+    assert_eq!(end_of(&messages), Err(PortClosed));
+
+    good.assert_echoes(channel, b"still here");
     assert_eq!(browser.process("broker"), broker);
+}
+
+fn end_of(messages: &IpcReceiver<Frame>) -> Result<Frame, PortClosed> {
+    messages.try_recv_timeout(PROMPTLY).map_err(|error| {
+        let gone = TryRecvError::IpcError(IpcError::Disconnected);
+        assert_eq!(error.to_string(), gone.to_string());
+        PortClosed
+    })
 }
 
 #[test]
