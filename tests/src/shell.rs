@@ -40,6 +40,8 @@ pub const PCSC: &str = "[virtual_card]\nenabled = false\n\n[pcsc]\nenabled = tru
 /// How the browser is started.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Another program in the browser's folder to start instead, with the same flags.
+    pub program: Option<&'static str>,
     /// Contents of the file for `--token-config`.
     pub token_config: String,
     /// For `--pref`.
@@ -59,6 +61,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            program: None,
             token_config: VIRTUAL_CARD.to_owned(),
             preferences: Vec::new(),
             arguments: vec!["--hard-fail".to_owned()],
@@ -149,7 +152,11 @@ impl Shell {
             reason: format!("{VARIABLE} is not set; run the tests with `cargo xtask test`"),
             log: String::new(),
         })?;
-        Shell::start_binary(Path::new(&binary), server, options)
+        let binary = match options.program {
+            Some(program) => Path::new(&binary).with_file_name(program),
+            None => binary.into(),
+        };
+        Shell::start_binary(&binary, server, options)
     }
 
     fn start_binary(
@@ -290,10 +297,15 @@ impl Shell {
         started
     }
 
+    /// Everything that the browser wrote so far.
+    pub fn log(&self) -> String {
+        let text = fs::read(self.directory.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// The last lines that the browser wrote.
     pub fn log_tail(&self) -> String {
-        let text = fs::read(self.directory.path().join("log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         let tail = &lines[lines.len().saturating_sub(TAIL)..];
         format!("--- the browser wrote ---\n{}\n---", tail.join("\n"))

@@ -115,23 +115,23 @@ impl Attacker<'_> {
     fn attack(&self, words: &[&str]) {
         match words {
             // Show content of ours at the victim's URL, as if a javascript: URL there had given it.
-            ["js-result", url, html] => self.load(LoadData {
-                js_eval_result: Some(html.replace('+', " ")),
-                ..load_data(url, url)
+            ["js-result", initiator, url, html] => self.load(LoadData {
+                js_eval_result: Some(html.to_string()),
+                ..load_data(url, initiator)
             }),
             // Show content of ours in a document that inherits the origin of the victim's.
-            ["srcdoc", victim, html] => self.for_each_guess(|victim_pipeline| {
+            ["srcdoc", initiator, html] => self.for_each_guess(|victim_pipeline| {
                 self.load(LoadData {
-                    srcdoc: html.replace('+', " "),
+                    srcdoc: html.to_string(),
                     creator_pipeline_id: Some(victim_pipeline),
-                    ..load_data("about:srcdoc", victim)
+                    ..load_data("about:srcdoc", initiator)
                 });
             }),
-            ["creator", victim, html] => self.for_each_guess(|victim_pipeline| {
+            ["creator", initiator, html] => self.for_each_guess(|victim_pipeline| {
                 self.load(LoadData {
-                    js_eval_result: Some(html.replace('+', " ")),
+                    js_eval_result: Some(html.to_string()),
                     creator_pipeline_id: Some(victim_pipeline),
-                    ..load_data("about:blank", victim)
+                    ..load_data("about:blank", initiator)
                 });
             }),
             // Rename our document to the victim's URL, and use the name.

@@ -1,0 +1,232 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! Attacks by a compromised content process on a document of another site. `hostile-shell` is the browser with content
+//! processes that do what the title of a page asks for.
+
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use e2e::browser::Browser;
+use e2e::shell::Options;
+use serde_json::json;
+
+type Result = std::result::Result<(), Box<dyn Error>>;
+
+/// Where the victim is; the attacker is on the server's main host, which is of another site.
+const VICTIM: &str = "not-web-platform.test";
+
+/// How long an attack may take to show. Where it is refused, nothing ever shows.
+const EFFECT: Duration = Duration::from_secs(3);
+
+/// A browser with the victim's page in one tab, which has the grant, and the attacker's in another.
+struct Scene {
+    browser: Browser,
+    victim_tab: String,
+    victim_url: String,
+    victim_origin: String,
+    attacker_tab: RefCell<String>,
+    /// How long the log was when the last attack began.
+    before: Cell<usize>,
+}
+
+impl Scene {
+    fn start() -> std::result::Result<Self, Box<dyn Error>> {
+        let browser = Browser::start(&Options {
+            program: Some("hostile-shell"),
+            // An attack may end the attacker's process. That must not end the browser.
+            arguments: vec![],
+            environment: vec![("RUST_LOG".into(), "servo_constellation=warn".into())],
+            ..Options::default()
+        })?;
+        browser.server.page(
+            "/victim",
+            "<!DOCTYPE html><title>victim</title><script>\
+             addEventListener('storage', () => document.title = 'forged');</script>",
+        );
+        browser
+            .server
+            .page("/attacker", "<!DOCTYPE html><title>attacker</title>");
+
+        let victim_url = browser.server.url_on(VICTIM, "/victim");
+        browser.session.navigate(&victim_url)?;
+        browser.grant()?;
+        let victim_tab = browser.session.window()?;
+        let victim_origin = browser.evaluate("origin")??;
+        assert_eq!(
+            browser
+                .evaluate("navigator.secureElementManager.getReaders().then(r => r.length)")??,
+            1,
+            "the victim has what the attacker wants"
+        );
+        Ok(Self {
+            victim_origin: victim_origin.as_str().unwrap_or_default().to_owned(),
+            browser,
+            victim_tab,
+            victim_url,
+            attacker_tab: RefCell::default(),
+            before: Cell::default(),
+        })
+    }
+
+    fn attacker_url(&self) -> String {
+        self.browser.server.url("/attacker")
+    }
+
+    /// Opens the attacker's page, makes its content process attack, and sees to it that it does.
+    fn attack(&self, command: &str) -> Result {
+        let session = &self.browser.session;
+        session.switch_to_window(&self.victim_tab)?;
+        let tab = session.new_window()?;
+        session.switch_to_window(&tab)?;
+        session.navigate(&self.attacker_url())?;
+        self.attacker_tab.replace(tab);
+        self.before.set(self.browser.shell.log().len());
+        session.execute(
+            "document.title = arguments[0]",
+            &[json!(format!("attack {command}"))],
+        )?;
+        self.wait_for_log(&format!("hostile: {command}"))
+    }
+
+    fn log_since_attack(&self) -> String {
+        self.browser.shell.log().split_off(self.before.get())
+    }
+
+    fn wait_for_log(&self, text: &str) -> Result {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.log_since_attack().contains(text) {
+            if Instant::now() > deadline {
+                return Err(format!("no {text:?} in the log").into());
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Watches both tabs for as long as an attack may take to show.
+    fn assert_no_effect(&self) -> Result {
+        let deadline = Instant::now() + EFFECT;
+        let session = &self.browser.session;
+        while Instant::now() < deadline {
+            // The attacker may have lost its own tab.
+            if session
+                .switch_to_window(&self.attacker_tab.borrow())
+                .is_ok()
+                && let (Ok(title), Ok(url)) = (session.title(), session.url())
+            {
+                // In its own origin it may do what it likes.
+                assert!(
+                    !(title.starts_with("planted") && title.contains(&self.victim_origin)),
+                    "planted content runs: {title}"
+                );
+                assert!(
+                    !url.starts_with(&self.victim_origin),
+                    "the attacker's tab shows the victim's URL"
+                );
+            }
+            session.switch_to_window(&self.victim_tab)?;
+            assert_eq!(
+                session.url()?,
+                self.victim_url,
+                "the victim's tab was navigated"
+            );
+            assert_eq!(session.title()?, "victim", "the victim got a forged event");
+            sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// That the last attack has been refused, and did not just fail.
+    fn assert_refused(&self, message: &str) {
+        let refused = format!("Refused ScriptMsg::{message}");
+        assert!(
+            self.log_since_attack().contains(&refused),
+            "{refused:?} is not in the log"
+        );
+    }
+}
+
+/// Runs the attack twice: the attacker claims the victim's origin for the initiator, or admits its own.
+fn plant(attack: impl Fn(&str) -> String) -> Result {
+    let scene = Scene::start()?;
+    for initiator in [&scene.victim_url, &scene.attacker_url()] {
+        scene.attack(&attack(initiator))?;
+        scene.assert_no_effect()?;
+        scene.assert_refused("LoadUrl");
+    }
+    Ok(())
+}
+
+#[test]
+fn planting_the_result_of_a_javascript_url_at_the_victims_url() -> Result {
+    let scene = Scene::start()?;
+    let victim_url = &scene.victim_url;
+    for initiator in [victim_url, &scene.attacker_url()] {
+        scene.attack(&format!(
+            "js-result {initiator} {victim_url} <title>planted</title>"
+        ))?;
+        scene.assert_no_effect()?;
+        scene.assert_refused("LoadUrl");
+    }
+    Ok(())
+}
+
+#[test]
+fn planting_a_srcdoc_document_of_the_victims_origin() -> Result {
+    plant(|initiator| {
+        format!("srcdoc {initiator} <script>document.title=['planted',origin]</script>")
+    })
+}
+
+#[test]
+fn naming_the_victims_document_as_the_creator() -> Result {
+    plant(|initiator| {
+        format!("creator {initiator} <script>document.title=['planted',origin]</script>")
+    })
+}
+
+#[test]
+fn renaming_the_own_document_to_the_victims_url() -> Result {
+    let scene = Scene::start()?;
+    scene.attack(&format!("final-url {}", scene.victim_url))?;
+    scene.wait_for_log("hostile: port refused")?;
+    scene.assert_no_effect()?;
+    scene.assert_refused("SetFinalUrl");
+    Ok(())
+}
+
+#[test]
+fn navigating_the_victim_in_its_own_name() -> Result {
+    let scene = Scene::start()?;
+    let attacker_url = scene.attacker_url();
+    scene.attack(&format!("speak {attacker_url}"))?;
+    scene.assert_no_effect()?;
+    scene.assert_refused("LoadUrl");
+    Ok(())
+}
+
+#[test]
+fn opening_a_port_in_the_victims_name() -> Result {
+    let scene = Scene::start()?;
+    scene.attack(&format!("port {}", scene.victim_url))?;
+    scene.wait_for_log("hostile: port refused, NotAllowedError")?;
+
+    scene.attack(&format!("port-of-another {}", scene.victim_url))?;
+    scene.assert_no_effect()?;
+    scene.assert_refused("OpenTokenPort");
+    assert!(!scene.log_since_attack().contains("port opened"));
+
+    // The attacker's own port is no better than its own grant, and shows that the attacks above were real.
+    let attacker_url = scene.attacker_url();
+    scene.attack(&format!("port {attacker_url}"))?;
+    scene.wait_for_log("hostile: port opened, 0 readers")?;
+    let session = &scene.browser.session;
+    session.switch_to_window(&scene.attacker_tab.borrow())?;
+    scene.browser.grant()?;
+    scene.attack(&format!("port {attacker_url}"))?;
+    scene.wait_for_log("hostile: port opened, 1 readers")
+}
