@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use secure_element::apdu::{CommandApdu, MAX_RESPONSE, ResponseApdu};
 use secure_element::atr::Atr;
-use secure_element::channel::{self, Aid, Opened, SelectResponse, Selected};
+use secure_element::channel::{self, Aid, ChannelError, Opened, SelectResponse, Selected};
 use secure_element::class_byte::ChannelNumber;
 use token_traits::control::{BrokerConfig, Feature, WorkerId, WorkerKind};
 use token_traits::port::{
@@ -97,6 +97,8 @@ pub enum Output {
     ToPort(PortId, PortMessage),
     /// Close a port: the document broke the protocol, or the main process wanted it.
     ClosePort(PortId),
+    /// Tell the main process that a port is open.
+    PortOpened(PortId),
     /// Ask the main process to start a worker.
     StartWorker(WorkerId, WorkerKind),
     /// Ask the main process to kill a worker, and forget it.
@@ -294,6 +296,7 @@ impl Broker {
                 next_channel: 1,
             },
         );
+        self.outputs.push(Output::PortOpened(port));
     }
 
     fn close_port(&mut self, id: PortId, now: Instant) {
@@ -1279,6 +1282,10 @@ impl Broker {
                 Ok(Opened::NoChannel) => {
                     let message = "the card has no free channel";
                     self.refuse(ticket, ErrorKind::NoChannel, message);
+                }
+                // Cards without logical channels have all kinds of reasons, many of them as long as nothing is selected.
+                Err(error @ ChannelError::Refused(_)) => {
+                    self.refuse(ticket, ErrorKind::NoChannel, error.to_string());
                 }
                 Err(error) => self.refuse(ticket, ErrorKind::Io, error.to_string()),
             },

@@ -264,6 +264,7 @@ impl EventLoop {
             Output::ToWorker(worker, request) => {
                 return Ok(self.send(Source::Worker(worker), Frame::encode(&request).ok()));
             }
+            Output::PortOpened(port) => self.tell_main_process(FromBroker::PortOpened(port))?,
             Output::ClosePort(port) => self.drop_peer(Source::Port(port)),
             Output::StartWorker(worker, kind) => {
                 self.tell_main_process(FromBroker::StartWorker { worker, kind })?;

@@ -51,6 +51,7 @@ pub(crate) fn start(config: ClientConfig, grants: Grants) -> io::Result<Sender<E
         broker: Broker::Stopped,
         workers: HashMap::new(),
         waiting: Vec::new(),
+        opening: HashMap::new(),
         ends: 0,
         not_before: None,
     };
@@ -68,10 +69,18 @@ struct Supervisor {
     broker: Broker,
     workers: HashMap<WorkerId, Worker>,
     /// Ports that wait for the broker to start.
-    waiting: Vec<(PortId, PortIdentity, OpenPortCallback)>,
+    waiting: Vec<Waiting>,
+    /// Ports of which the broker has still to say that it serves them, with the document's ends.
+    opening: HashMap<PortId, (Waiting, TokenPort)>,
     /// How often the broker has ended in a row.
     ends: u32,
     not_before: Option<Instant>,
+}
+
+struct Waiting {
+    port: PortId,
+    identity: PortIdentity,
+    callback: OpenPortCallback,
 }
 
 enum Broker {
@@ -105,28 +114,22 @@ impl Supervisor {
             }
             self.check_deadlines();
         }
+        let unopened = self.opening.drain().map(|(_, (waiting, _))| waiting);
+        self.waiting.extend(unopened);
         self.fail_waiting("the browser is closing");
     }
 
     fn handle(&mut self, event: Event) {
         match event {
             Event::OpenPort(port, identity, callback) => {
-                self.waiting.push((port, identity, callback));
+                self.waiting.push(Waiting {
+                    port,
+                    identity,
+                    callback,
+                });
                 self.open_waiting();
             }
-            Event::ClosePort(port) => {
-                let position = self.waiting.iter().position(|(id, ..)| *id == port);
-                match position {
-                    Some(position) => {
-                        let (_, _, callback) = self.waiting.swap_remove(position);
-                        callback(Err(TokenError::new(
-                            ErrorKind::Closed,
-                            "the port was closed before it was open",
-                        )));
-                    }
-                    None => self.tell_broker(ToBroker::ClosePort(port)),
-                }
-            }
+            Event::ClosePort(port) => self.close_port(port),
             Event::GrantChanged(grant) => {
                 let allowed = lock(&self.grants).contains(&grant);
                 self.tell_broker(set_grant(grant, allowed));
@@ -204,44 +207,59 @@ impl Supervisor {
             Broker::Stopped if self.not_before.is_some_and(|time| Instant::now() < time) => {}
             Broker::Stopped => self.start_broker(),
             Broker::Running { .. } => {
-                for (port, identity, callback) in std::mem::take(&mut self.waiting) {
-                    self.open_port(port, identity, callback);
+                for waiting in std::mem::take(&mut self.waiting) {
+                    self.open_port(waiting);
                 }
             }
         }
     }
 
-    fn open_port(&mut self, port: PortId, identity: PortIdentity, callback: OpenPortCallback) {
+    fn open_port(&mut self, waiting: Waiting) {
         let Broker::Running { sender, .. } = &self.broker else {
-            return self.waiting.push((port, identity, callback));
+            return self.waiting.push(waiting);
         };
         let channels = ipc::channel().and_then(|requests| Ok((requests, ipc::channel()?)));
         let ((request_sender, requests), (messages, message_receiver)) = match channels {
             Ok(channels) => channels,
             Err(error) => {
                 log::error!("cannot open a token port: {error}");
-                return callback(Err(TokenError::new(
+                return (waiting.callback)(Err(TokenError::new(
                     ErrorKind::Io,
                     "the system has no room for another port",
                 )));
             }
         };
         let sent = sender.send(ToBroker::OpenPort {
-            port,
-            identity: identity.clone(),
+            port: waiting.port,
+            identity: waiting.identity.clone(),
             requests,
             messages,
         });
-        match sent {
-            Ok(()) => callback(Ok(TokenPort {
-                requests: request_sender,
-                messages: message_receiver,
-            })),
-            // It has just died: the next one serves this port.
-            Err(error) => {
-                self.waiting.push((port, identity, callback));
-                self.broker_ended(&error.to_string());
+        let port = TokenPort {
+            requests: request_sender,
+            messages: message_receiver,
+        };
+        self.opening.insert(waiting.port, (waiting, port));
+        if let Err(error) = sent {
+            self.broker_ended(&error.to_string());
+        }
+    }
+
+    fn close_port(&mut self, port: PortId) {
+        let position = self.waiting.iter().position(|waiting| waiting.port == port);
+        let unopened = match position {
+            Some(position) => Some(self.waiting.swap_remove(position)),
+            None => {
+                let opening = self.opening.remove(&port);
+                self.tell_broker(ToBroker::ClosePort(port));
+                opening.map(|(waiting, _)| waiting)
             }
+        };
+        if let Some(Waiting { callback, .. }) = unopened {
+            callback(Err(TokenError::new(
+                ErrorKind::Closed,
+                "the port was closed before it was open",
+            )));
         }
     }
 
@@ -337,6 +355,9 @@ impl Supervisor {
             Broker::Starting(_) | Broker::Stopped => false,
         };
         self.workers.clear();
+        // The next one serves the ports that this one did not come to.
+        let unopened = self.opening.drain().map(|(_, (waiting, _))| waiting);
+        self.waiting.extend(unopened);
         self.ends = self.ends.saturating_add(1);
         self.not_before = Some(Instant::now() + restart_pause(self.ends));
         if !started {
@@ -345,7 +366,7 @@ impl Supervisor {
     }
 
     fn fail_waiting(&mut self, message: &str) {
-        for (_, _, callback) in std::mem::take(&mut self.waiting) {
+        for Waiting { callback, .. } in std::mem::take(&mut self.waiting) {
             callback(Err(TokenError::new(ErrorKind::Io, message)));
         }
     }
@@ -363,6 +384,11 @@ impl Supervisor {
             FromBroker::KillWorker(worker) => {
                 if let Some(worker) = self.workers.get(&worker) {
                     worker.child.kill();
+                }
+            }
+            FromBroker::PortOpened(port) => {
+                if let Some((Waiting { callback, .. }, port)) = self.opening.remove(&port) {
+                    callback(Ok(port));
                 }
             }
         }

@@ -92,7 +92,7 @@ impl Feature {
 pub enum ToBroker {
     /// The first message.
     Configure(BrokerConfig),
-    /// Serve a document.
+    /// Serve a document; answered by [`FromBroker::PortOpened`].
     OpenPort {
         /// Names it.
         port: PortId,
@@ -146,6 +146,8 @@ pub enum FromBroker {
     },
     /// Kill a worker; answered by [`ToBroker::WorkerEnded`].
     KillWorker(WorkerId),
+    /// The answer to [`ToBroker::OpenPort`]. Until it comes, the port may be lost with a broker that is just dying.
+    PortOpened(PortId),
 }
 
 /// How long to wait before a token process is started again that has ended `ends` times in a row: not at all the first

@@ -144,6 +144,7 @@ impl Rig {
                         "a reply to a closed port"
                     );
                 }
+                Output::PortOpened(port) => assert!(!self.closed_ports.contains(&port)),
                 Output::ClosePort(port) => {
                     self.closed_ports.insert(port);
                 }
