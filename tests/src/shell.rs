@@ -10,14 +10,14 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{Process, survivors, wait_for};
+use crate::process::{Process, run, survivors, wait_for};
 use crate::server::Server;
 use crate::webdriver::{self, Client, Session};
 
@@ -148,13 +148,10 @@ impl Shell {
     /// If the variable [`VARIABLE`] is not set, or the browser ends or is silent; the error has
     /// the tail of what it wrote.
     pub fn start(server: &Server, options: &Options) -> Result<Shell, StartError> {
-        let binary = std::env::var_os(VARIABLE).ok_or_else(|| StartError {
-            reason: format!("{VARIABLE} is not set; run the tests with `cargo xtask test`"),
-            log: String::new(),
-        })?;
+        let binary = binary()?;
         let binary = match options.program {
-            Some(program) => Path::new(&binary).with_file_name(program),
-            None => binary.into(),
+            Some(program) => binary.with_file_name(program),
+            None => binary,
         };
         Shell::start_binary(&binary, server, options)
     }
@@ -325,6 +322,35 @@ impl Drop for Shell {
             assert!(left.is_empty(), "these outlived SIGKILL: {left:?}");
         }
     }
+}
+
+/// Runs the browser on its demo page to the end: headless and without WebDriver, it prints the
+/// page's text. Waits for any other browser of this process to end, first.
+///
+/// # Errors
+/// If the variable [`VARIABLE`] is not set, or the browser does not start or does not end.
+pub fn run_demo(token_config: &str) -> Result<Output, StartError> {
+    let binary = binary()?;
+    let _turn = Turn::wait()?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("tokens.toml");
+    fs::write(&file, token_config)?;
+    let mut command = Command::new(binary);
+    command
+        .arg("--headless")
+        .arg("--profile-dir")
+        .arg(directory.path().join("profile"))
+        .arg("--token-config")
+        .arg(file);
+    Ok(run(&mut command, START)?)
+}
+
+fn binary() -> Result<PathBuf, StartError> {
+    let binary = std::env::var_os(VARIABLE).ok_or_else(|| StartError {
+        reason: format!("{VARIABLE} is not set; run the tests with `cargo xtask test`"),
+        log: String::new(),
+    })?;
+    Ok(binary.into())
 }
 
 /// Waits until the browser has at least one token process of a kind.

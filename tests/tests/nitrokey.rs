@@ -45,6 +45,10 @@ fn a_page_reads_the_piv_discovery_object() {
     let noticed = wait_for(NOTICE, || browser.evaluate("reader()").unwrap().ok());
     assert!(noticed.is_some(), "no card");
 
+    // It has the basic channel only, and says so in one way before an application is selected and in another after.
+    let refused = ask(&browser, "openSupplementaryChannel", "00CB3FFF", "5C017E").unwrap_err();
+    assert!(refused.starts_with("SENoChannelException:"), "{refused}");
+
     // GET DATA, tag 7E. SP 800-73-4 part 1 section 3.3.2: the application's AID and the PIN usage
     // policy; the default policy is the application's PIN alone.
     let discovery = ask(&browser, "openBasicChannel", "00CB3FFF", "5C017E");
@@ -60,7 +64,6 @@ fn a_page_reads_the_piv_discovery_object() {
     let certificate = ask(&browser, "openBasicChannel", "00CB3FFF", "5C035FC105");
     assert_eq!(certificate, Ok(json!("6a82")));
 
-    // It has the basic channel only.
     let refused = ask(&browser, "openSupplementaryChannel", "00CB3FFF", "5C017E").unwrap_err();
     assert!(refused.starts_with("SENoChannelException:"), "{refused}");
 }
