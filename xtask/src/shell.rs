@@ -58,6 +58,15 @@ const MOZJS_VERSION: &str = "153.3.0-1";
 
 /// Assembles the engine, builds the broker and the shell; returns the shell's binary.
 pub fn build(paths: &Paths, profile: Profile) -> Result<PathBuf> {
+    build_with(paths, profile, &[])
+}
+
+/// As [`build`], with the browser that has hostile content processes beside the shell.
+pub fn build_for_tests(paths: &Paths) -> Result<PathBuf> {
+    build_with(paths, Profile::Dev, &["--features=hostile"])
+}
+
+fn build_with(paths: &Paths, profile: Profile, arguments: &[&str]) -> Result<PathBuf> {
     let started = Instant::now();
     let _guard = assemble::lock_target(paths)?;
     assemble::assemble(paths, Edits::Refuse, LockFile::Checked)?;
@@ -100,6 +109,7 @@ pub fn build(paths: &Paths, profile: Profile) -> Result<PathBuf> {
             .arg("--target-dir")
             .arg(paths.engine_target())
             .args(profile.argument())
+            .args(arguments)
             .envs(environment),
     )?;
 

@@ -14,7 +14,7 @@ use crate::paths::Paths;
 use crate::process::{self, cargo, elapsed, interactive, program, run_reading, step};
 use crate::series::read_text;
 use crate::setup::{Need, setup};
-use crate::shell::{self, Profile};
+use crate::shell;
 use crate::{check, tree};
 
 /// Test cases that ran.
@@ -93,7 +93,7 @@ pub fn all(paths: &Paths, filter: Option<&str>) -> Result<()> {
     });
     let mut binary = None;
     let built = report.check("shell", || {
-        binary = Some(shell::build(paths, Profile::Dev)?);
+        binary = Some(shell::build_for_tests(paths)?);
         Ok(())
     });
     if let Some(binary) = binary.filter(|_| built) {
@@ -121,7 +121,7 @@ fn conclude(report: &Report) -> Result<()> {
 /// Only the web tests that match; their runner prints the last line.
 pub fn web_only(paths: &Paths, pattern: &str) -> Result<()> {
     setup(Need::Test)?;
-    let binary = shell::build(paths, Profile::Dev)?;
+    let binary = shell::build_for_tests(paths)?;
     let cases = web_tests(paths, &binary, Some(pattern))?;
     if cases.failed > 0 || cases.passed == 0 {
         std::process::exit(1);
