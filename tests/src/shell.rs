@@ -156,7 +156,11 @@ impl Shell {
         Shell::start_binary(&binary, server, options)
     }
 
-    fn start_binary(
+    /// As [`Shell::start`], with this program as the browser.
+    ///
+    /// # Errors
+    /// If it cannot be started, ends or is silent.
+    pub fn start_binary(
         binary: &Path,
         server: &Server,
         options: &Options,

@@ -2,21 +2,20 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! `bench apdu [--json FILE]`: what the browser costs, against a direct baseline in the same run.
+//! What a command to the card costs a page.
 
-use std::error::Error;
-use std::path::PathBuf;
-use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::browser::Browser;
 use e2e::shell::{Options, PCSC};
 use pcsc::{Card, Context, Disposition, Protocols, Scope, ShareMode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use virtual_card::VirtualCard;
 use virtual_card::applets::echo;
 use virtual_card::test_support::Pcscd;
+
+use crate::{Measurement, Result};
 
 /// Baseline and browser take turns, so that a machine that changes its pace slows both.
 const TURNS: usize = 5;
@@ -29,88 +28,9 @@ const NOTICE: Duration = Duration::from_secs(10);
 /// How many bytes the card echoes.
 const LENGTHS: [u8; 2] = [4, 250];
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-/// One line of the table, times in microseconds.
-struct Measurement {
-    name: String,
-    baseline: Sorted,
-    ours: Sorted,
-}
-
-/// Times in microseconds, in ascending order.
-struct Sorted(Vec<f64>);
-
-impl Sorted {
-    fn new(mut times: Vec<f64>) -> Sorted {
-        times.sort_unstable_by(f64::total_cmp);
-        Sorted(times)
-    }
-
-    /// The time that so many percent of all do not exceed.
-    fn percentile(&self, percent: usize) -> f64 {
-        let rank = (self.0.len() * percent).div_ceil(100).max(1);
-        self.0.get(rank - 1).copied().unwrap_or(f64::NAN)
-    }
-}
-
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let json_file = match arguments.as_slice() {
-        ["apdu"] => None,
-        ["apdu", "--json", file] => Some(PathBuf::from(file)),
-        _ => {
-            eprintln!("usage: bench apdu [--json FILE]");
-            return ExitCode::FAILURE;
-        }
-    };
-    match run(json_file) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(json_file: Option<PathBuf>) -> Result<()> {
-    let measurements = apdu()?;
-    println!(
-        "{:34} {:>9} {:>9} {:>6} {:>9} {:>9} {:>9} {:>6}",
-        "name (µs)", "baseline", "ours", "ratio", "added", "p50", "p99", "n"
-    );
-    let mut list = Vec::new();
-    for Measurement {
-        name,
-        baseline,
-        ours,
-    } in &measurements
-    {
-        let (base, p50, p99) = (
-            baseline.percentile(50),
-            ours.percentile(50),
-            ours.percentile(99),
-        );
-        let (ratio, added, n) = (p50 / base, p50 - base, ours.0.len());
-        println!(
-            "{name:34} {base:9.1} {p50:9.1} {ratio:6.2} {added:9.1} {p50:9.1} {p99:9.1} {n:6}"
-        );
-        println!("{:34} {:>9.1}", "  baseline's p99", baseline.percentile(99));
-        list.push(json!({
-            "name": name, "unit": "µs", "baseline": base, "ours": p50,
-            "ratio": ratio, "p50": p50, "p99": p99, "n": n,
-        }));
-    }
-    if let Some(file) = json_file {
-        std::fs::write(file, serde_json::to_string_pretty(&list)?)?;
-    }
-    Ok(())
-}
-
 /// From the call of `transmit()` to its promise's resolution, as the page sees it, against
 /// `SCardTransmit` of the same command to the same card on a channel of its own.
-fn apdu() -> Result<Vec<Measurement>> {
+pub fn run() -> Result<Vec<Measurement>> {
     let pcscd = Pcscd::start()?;
     let _card = pcscd.insert(0, VirtualCard::from_profile("default")?)?;
     let native = Native::connect()?;
@@ -129,11 +49,8 @@ fn apdu() -> Result<Vec<Measurement>> {
             baseline.extend(native.measure(length)?);
             ours.extend(measure_page(&browser, length)?);
         }
-        measurements.push(Measurement {
-            name: format!("APDU over vpcd, {length} bytes echoed"),
-            baseline: Sorted::new(baseline),
-            ours: Sorted::new(ours),
-        });
+        let name = format!("APDU over vpcd, {length} bytes echoed");
+        measurements.push(Measurement::new(name, "µs", baseline, ours));
     }
     native.disconnect()?;
     Ok(measurements)
@@ -249,17 +166,5 @@ impl Native {
     fn disconnect(self) -> Result<()> {
         let done = self.card.disconnect(Disposition::LeaveCard);
         done.map_err(|(_, error)| error.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_of_the_nearest_rank() {
-        let times = Sorted::new((1..=200).rev().map(f64::from).collect());
-        assert_eq!((times.percentile(50), times.percentile(99)), (100.0, 198.0));
-        assert_eq!(Sorted::new(vec![7.0]).percentile(99), 7.0);
     }
 }

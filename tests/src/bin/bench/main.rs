@@ -1,0 +1,139 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! Benchmarks: what the browser costs, against a direct baseline in the same run.
+
+mod apdu;
+mod page_load;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+const HELP: &str = "\
+usage: bench NAME [--json FILE]
+
+Measures what the browser in SERVO_TOKENS_SHELL costs, against a baseline in the same run. A table goes to standard
+output, the same as JSON to FILE.
+
+  apdu       A page's transmit(), from the call to the promise's resolution, against SCardTransmit through the native
+             library, both of one command to one card behind a pcscd of its own.
+  page-load  The load of a trivial HTTPS page that does not use the token APIs, against that in the browser in
+             SERVO_TOKENS_BASELINE: one with the same flags around an engine without patches.
+";
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// One line of the table.
+struct Measurement {
+    name: String,
+    unit: &'static str,
+    baseline: Sorted,
+    ours: Sorted,
+}
+
+impl Measurement {
+    /// Takes times in this unit.
+    fn new(name: String, unit: &'static str, baseline: Vec<f64>, ours: Vec<f64>) -> Measurement {
+        Measurement {
+            name,
+            unit,
+            baseline: Sorted::new(baseline),
+            ours: Sorted::new(ours),
+        }
+    }
+}
+
+/// Times in ascending order.
+struct Sorted(Vec<f64>);
+
+impl Sorted {
+    fn new(mut times: Vec<f64>) -> Sorted {
+        times.sort_unstable_by(f64::total_cmp);
+        Sorted(times)
+    }
+
+    /// The time that so many percent of all do not exceed.
+    fn percentile(&self, percent: usize) -> f64 {
+        let rank = (self.0.len() * percent).div_ceil(100).max(1);
+        self.0.get(rank - 1).copied().unwrap_or(f64::NAN)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (name, json_file) = match arguments.as_slice() {
+        ["-h" | "--help"] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        [name] => (*name, None),
+        [name, "--json", file] => (*name, Some(PathBuf::from(file))),
+        _ => ("", None),
+    };
+    let measured = match name {
+        "apdu" => apdu::run(),
+        "page-load" => page_load::run(),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match measured.and_then(|measurements| report(&measurements, json_file)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(measurements: &[Measurement], json_file: Option<PathBuf>) -> Result<()> {
+    println!(
+        "{:34} {:>4} {:>9} {:>9} {:>6} {:>9} {:>9} {:>9} {:>6}",
+        "name", "unit", "baseline", "ours", "ratio", "added", "p50", "p99", "n"
+    );
+    let mut list = Vec::new();
+    for Measurement {
+        name,
+        unit,
+        baseline,
+        ours,
+    } in measurements
+    {
+        let (base, p50, p99) = (
+            baseline.percentile(50),
+            ours.percentile(50),
+            ours.percentile(99),
+        );
+        let (ratio, added, n) = (p50 / base, p50 - base, ours.0.len());
+        println!(
+            "{name:34} {unit:>4} {base:9.1} {p50:9.1} {ratio:6.2} {added:9.1} {p50:9.1} {p99:9.1} {n:6}"
+        );
+        println!("{:39} {:>9.1}", "  baseline's p99", baseline.percentile(99));
+        list.push(json!({
+            "name": name, "unit": unit, "baseline": base, "ours": p50,
+            "ratio": ratio, "p50": p50, "p99": p99, "n": n,
+        }));
+    }
+    if let Some(file) = json_file {
+        std::fs::write(file, serde_json::to_string_pretty(&list)?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let times = Sorted::new((1..=200).rev().map(f64::from).collect());
+        assert_eq!((times.percentile(50), times.percentile(99)), (100.0, 198.0));
+        assert_eq!(Sorted::new(vec![7.0]).percentile(99), 7.0);
+    }
+}
