@@ -10,7 +10,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -54,6 +54,7 @@ fn the_death_of_the_main_process_ends_all_processes() {
     for kind in ["broker", "virtual-card"] {
         assert_eq!(processes_of(&binary, Some(kind)).len(), 1, "{kind}");
     }
+    let _cleanup = KillAll(&binary);
     main_process.kill().expect("a process to kill");
     main_process.wait().expect("an end");
     wait_for("their end", || {
@@ -62,5 +63,16 @@ fn the_death_of_the_main_process_ends_all_processes() {
     // A killed main process leaves its directory behind.
     if let Some(directory) = binary.parent() {
         std::fs::remove_dir_all(directory).expect("the directory");
+    }
+}
+
+/// What outlives the test although it should not does not outlive it for long.
+struct KillAll<'a>(&'a Path);
+
+impl Drop for KillAll<'_> {
+    fn drop(&mut self) {
+        for pid in processes_of(self.0, None) {
+            kill(pid);
+        }
     }
 }
