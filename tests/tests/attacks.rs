@@ -203,6 +203,38 @@ fn renaming_the_own_document_to_the_victims_url() -> Result {
 }
 
 #[test]
+fn opening_a_window_at_the_victims_url() -> Result {
+    let scene = Scene::start()?;
+    let (victim_url, attacker_url) = (&scene.victim_url, scene.attacker_url());
+    scene.attack(&format!("new-window {attacker_url} {victim_url}"))?;
+    scene.assert_no_effect()?;
+    scene.assert_refused("CreateAuxiliaryWebView");
+    Ok(())
+}
+
+#[test]
+fn raising_a_sandboxed_document_of_the_victims() -> Result {
+    let scene = Scene::start()?;
+    let (server, victim_url) = (&scene.browser.server, &scene.victim_url);
+    server.page(
+        "/user-content",
+        &format!("<!DOCTYPE html><title>attack port {victim_url}</title>"),
+    );
+    server.page(
+        "/sandbox",
+        &format!(
+            "<!DOCTYPE html><iframe sandbox=allow-scripts src={}></iframe>",
+            server.url_on(VICTIM, "/user-content")
+        ),
+    );
+    // The process of the sandboxed document is one of its own, and as hostile as the others.
+    scene.browser.session.navigate(&server.url("/sandbox"))?;
+    scene.wait_for_log("hostile: port refused, NotAllowedError")?;
+    assert!(!scene.log_since_attack().contains("port opened"));
+    Ok(())
+}
+
+#[test]
 fn navigating_the_victim_in_its_own_name() -> Result {
     let scene = Scene::start()?;
     let attacker_url = scene.attacker_url();

@@ -21,8 +21,8 @@ use servo_base::id::{
 };
 use servo_constellation::UnprivilegedContent;
 use servo_constellation_traits::{
-    LoadData, LoadOrigin, NavigationHistoryBehavior, ScriptToConstellationMessage,
-    ScriptToConstellationSender, TargetSnapshotParams,
+    AuxiliaryWebViewCreationRequest, LoadData, LoadOrigin, NavigationHistoryBehavior,
+    ScriptToConstellationMessage, ScriptToConstellationSender, TargetSnapshotParams,
 };
 use servo_url::MutableOrigin;
 use storage_traits::webstorage_thread::WebStorageType;
@@ -145,6 +145,19 @@ impl Attacker<'_> {
             }
             // Get a port in the victim's name.
             ["port", url] => self.open_port(&parse(url)),
+            // Open a window that claims to be at the victim's URL from the start.
+            ["new-window", initiator, url] => {
+                let (response_sender, _response) =
+                    servo_base::generic_channel::channel().expect("a channel");
+                self.send(ScriptToConstellationMessage::CreateAuxiliaryWebView(
+                    AuxiliaryWebViewCreationRequest {
+                        load_data: load_data(url, initiator),
+                        opener_webview_id: self.webview_id,
+                        opener_pipeline_id: self.pipeline_id,
+                        response_sender,
+                    },
+                ));
+            }
             // Navigate the victim's tab.
             ["speak", url] => self.for_each_guess(|victim_pipeline| {
                 let _ = self.constellation.send((

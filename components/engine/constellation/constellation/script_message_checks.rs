@@ -83,10 +83,13 @@ where
                 self.check_content_of_navigation(event_loop_id, source, load_data)
             },
             Message::RestartNavigation(load_data, _) => {
-                if load_data.creator_pipeline_id.is_some() {
-                    return Err("a redirected navigation has no creator");
-                }
-                self.check_load_data(event_loop_id, load_data)?;
+                let Some(pipeline) = self.pipelines.get(&source) else {
+                    return Err("it restarts the navigation of an unknown pipeline");
+                };
+                // Whose navigation it was does not change.
+                load_data.load_origin = pipeline.load_data.load_origin.clone();
+                load_data.creator_pipeline_id = None;
+                self.check_load_data_but_initiator(event_loop_id, load_data)?;
                 self.check_planted_content(event_loop_id, load_data)
             },
             Message::ScriptLoadedURLInIFrame(load_info) => {
@@ -120,14 +123,14 @@ where
                 {
                     return Err("its new browsing context exists already");
                 }
-                self.check_load_data(event_loop_id, &load_info.load_data)
+                self.check_initial_about_blank(event_loop_id, &load_info.load_data)
             },
             Message::CreateAuxiliaryWebView(request) => {
                 self.check_runs_in(event_loop_id, request.opener_pipeline_id)?;
                 if request.opener_webview_id != webview_id {
                     return Err("its opener is in another webview");
                 }
-                self.check_load_data(event_loop_id, &request.load_data)
+                self.check_initial_about_blank(event_loop_id, &request.load_data)
             },
             Message::SetFinalUrl(url) => self.check_final_url(source, url),
             Message::NavigatedToFragment(url, _) |
@@ -151,7 +154,63 @@ where
             Message::MediaSessionEvent(pipeline_id, _) => {
                 self.check_runs_in(event_loop_id, *pipeline_id)
             },
-            _ => Ok(()),
+            Message::ForwardDOMMessage(_, scope_url) => {
+                self.check_origin(event_loop_id, &scope_url.origin())
+            },
+            // These act on nothing but their source, answer questions, check the origin that they name themselves,
+            // or are about things with ids of their own: ports, canvases, evaluations, focus. A message that is new in
+            // the engine does not compile before it has its place here.
+            Message::AbortLoadUrl |
+            Message::AcquireWakeLock(..) |
+            Message::ActivateDocument |
+            Message::BroadcastStorageEvent(..) |
+            Message::ChangeRunningAnimationsState(..) |
+            Message::ChangeWorkerAnimationFrameProviderState(..) |
+            Message::CompleteMessagePortTransfer(..) |
+            Message::CreateCanvasPaintThread(..) |
+            Message::DiscardDocument |
+            Message::DiscardTopLevelBrowsingContext |
+            Message::DisentanglePorts(..) |
+            Message::EntanglePorts(..) |
+            Message::FinishJavaScriptEvaluation(..) |
+            Message::FocusAncestorBrowsingContextsForFocusingSteps(..) |
+            Message::FocusRemoteBrowsingContext(..) |
+            Message::ForwardKeyboardScroll(..) |
+            Message::GetBrowsingContextInfo(..) |
+            Message::GetChildBrowsingContextCount(..) |
+            Message::GetChildBrowsingContextId(..) |
+            Message::GetDocumentOrigin(..) |
+            Message::GetDocumentOriginDetails(..) |
+            Message::GetTopForBrowsingContext(..) |
+            Message::IsCurrentlyFullyActive(..) |
+            Message::JointSessionHistoryLength(..) |
+            Message::LoadComplete |
+            Message::LogEntry(..) |
+            Message::MessagePortShipped(..) |
+            Message::MessagePortTransferResult(..) |
+            Message::NewBroadcastChannelNameInRouter(..) |
+            Message::NewBroadcastChannelRouter(..) |
+            Message::NewMessagePort(..) |
+            Message::NewMessagePortRouter(..) |
+            Message::OpenTokenPort(..) |
+            Message::PipelineExited |
+            Message::RegisterInterest(..) |
+            Message::RegisterWorkerAnimationFrameProvider(..) |
+            Message::ReleaseWakeLock(..) |
+            Message::RemoveBroadcastChannelNameInRouter(..) |
+            Message::RemoveBroadcastChannelRouter(..) |
+            Message::RemoveMessagePortRouter(..) |
+            Message::ReportMemory(..) |
+            Message::RerouteMessagePort(..) |
+            Message::RespondToScreenshotReadinessRequest(..) |
+            Message::ScheduleBroadcast(..) |
+            Message::ServiceWorkerAlgorithm(..) |
+            Message::TraverseHistory(..) |
+            Message::TriggerGarbageCollection |
+            Message::UnregisterInterest(..) |
+            Message::UnregisterWorkerAnimationFrameProvider(..) => Ok(()),
+            #[cfg(feature = "webgpu")]
+            Message::GetWebGPUChan(..) | Message::RequestAdapter(..) => Ok(()),
         }
     }
 
@@ -251,9 +310,37 @@ where
         event_loop_id: ScriptEventLoopId,
         load_data: &LoadData,
     ) -> Result<(), Refusal> {
-        if let LoadOrigin::Script(origin) = &load_data.load_origin {
-            self.check_origin(event_loop_id, origin.immutable())?;
+        match &load_data.load_origin {
+            LoadOrigin::Script(origin) => self.check_origin(event_loop_id, origin.immutable())?,
+            // The developer tools navigate through script.
+            LoadOrigin::Constellation if self.devtools_sender.is_some() => {},
+            LoadOrigin::Constellation | LoadOrigin::WebDriver => {
+                return Err("it claims to come from the browser itself");
+            },
         }
+        self.check_load_data_but_initiator(event_loop_id, load_data)
+    }
+
+    /// The first document of a new browsing context, which script makes by itself.
+    fn check_initial_about_blank(
+        &self,
+        event_loop_id: ScriptEventLoopId,
+        load_data: &LoadData,
+    ) -> Result<(), Refusal> {
+        if !load_data.is_initial_about_blank ||
+            load_data.js_eval_result.is_some() ||
+            !load_data.srcdoc.is_empty()
+        {
+            return Err("a new browsing context does not begin with the initial about:blank");
+        }
+        self.check_load_data(event_loop_id, load_data)
+    }
+
+    fn check_load_data_but_initiator(
+        &self,
+        event_loop_id: ScriptEventLoopId,
+        load_data: &LoadData,
+    ) -> Result<(), Refusal> {
         if let Some(creator_pipeline_id) = load_data.creator_pipeline_id {
             self.check_runs_in(event_loop_id, creator_pipeline_id)?;
         }
@@ -321,7 +408,8 @@ where
             return Ok(());
         };
         // A navigation that is redirected to another site starts over in that site's event loop. One with a body
-        // cannot: its document shares a process with another site, and the event loop remembers that.
+        // cannot: its document shares a process with another site. The event loop remembers that, and gets no port to
+        // the token broker any more.
         if pipeline.load_data.method.as_str() != "GET" {
             return Ok(());
         }

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use content_security_policy::sandboxing_directive::SandboxingFlagSet;
 use embedder_traits::{InputEvent, WebDriverScriptCommand};
 use layout_api::ScriptThreadFactory;
 use log::warn;
@@ -109,17 +110,15 @@ where
             return Err(not_allowed("The document has too many ports."));
         }
 
+        if pipeline.event_loop.hosts_several() {
+            return Err(not_allowed(
+                "The document shares a process with a document of another site, because a request with a body was \
+                 redirected from one to the other. Open it in a new tab to use tokens.",
+            ));
+        }
         if self.known_origin(pipeline_id).as_ref() != Some(claimed_origin) {
             return Err(not_allowed(
                 "The document's origin is not the one that it was loaded for.",
-            ));
-        }
-        let shares_process = Site::of_origin(claimed_origin)
-            .is_none_or(|site| !pipeline.event_loop.hosts_only(&site));
-        if shares_process {
-            return Err(not_allowed(
-                "The document shares a process with a document of another site, because it was loaded by a \
-                 request with a body that was redirected from there. Load it again to use tokens.",
             ));
         }
 
@@ -196,14 +195,24 @@ where
     }
 
     /// The origin of a pipeline's document, as far as this process knows it: that of its URL, or for documents that
-    /// inherit theirs, that of the creator or parent in the same event loop.
+    /// inherit theirs, that of the creator or parent in the same event loop. `None` if it is opaque, or not of the site
+    /// that the event loop is for.
     fn known_origin(&self, mut pipeline_id: PipelineId) -> Option<ImmutableOrigin> {
         for _ in 0..MAX_INHERITED_ORIGIN_DEPTH {
             let pipeline = self.pipelines.get(&pipeline_id)?;
+            if pipeline
+                .load_data
+                .creation_sandboxing_flag_set
+                .contains(SandboxingFlagSet::SANDBOXED_ORIGIN_BROWSING_CONTEXT_FLAG)
+            {
+                return None;
+            }
             let mut url = pipeline.url.clone();
             url.set_fragment(None);
             if !matches!(url.as_str(), "about:blank" | "about:srcdoc") {
-                return Some(url.origin()).filter(|origin| origin.is_tuple() && url.scheme() != "blob");
+                let origin = url.origin();
+                let site = Site::of_origin(&origin).filter(|_| url.scheme() != "blob")?;
+                return pipeline.event_loop.hosts_only(&site).then_some(origin);
             }
             let parent_pipeline_id = self
                 .browsing_contexts

@@ -27,6 +27,8 @@ use crate::dom::secureelement::tokenport::Answer;
 pub(crate) struct Channel {
     reflector_: Reflector,
     session: Dom<Session>,
+    /// The port that the id means something in.
+    generation: u64,
     #[no_trace]
     #[ignore_malloc_size_of = "external type"]
     id: ChannelId,
@@ -46,6 +48,7 @@ impl Channel {
         let channel = Self {
             reflector_: Reflector::new(),
             session: Dom::from_ref(session),
+            generation: session.manager().port().generation(),
             id: info.id,
             channel_type: channel_type.convert(),
             open_response: Default::default(),
@@ -62,6 +65,7 @@ impl Channel {
     fn transmit(&self, realm: &mut CurrentRealm, command: Command, answer: Answer) -> RootedPromise {
         self.session.manager().request(
             realm,
+            Some(self.generation),
             RequestBody::Transmit {
                 channel: self.id,
                 command,
@@ -106,6 +110,7 @@ impl ChannelMethods<crate::DomTypeHolder> for Channel {
     fn SelectNext(&self, realm: &mut CurrentRealm) -> RootedPromise {
         self.session.manager().request(
             realm,
+            Some(self.generation),
             RequestBody::SelectNext(self.id),
             Answer::Response(Dom::from_ref(self)),
         )
@@ -131,9 +136,12 @@ impl ChannelMethods<crate::DomTypeHolder> for Channel {
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-Channel-close>
     fn Close(&self, realm: &mut CurrentRealm) -> RootedPromise {
-        self.session
-            .manager()
-            .request(realm, RequestBody::CloseChannel(self.id), Answer::Done)
+        self.session.manager().request(
+            realm,
+            Some(self.generation),
+            RequestBody::CloseChannel(self.id),
+            Answer::Done,
+        )
     }
 }
 

@@ -26,6 +26,8 @@ use crate::dom::secureelement::tokenport::Answer;
 pub(crate) struct Reader {
     reflector_: Reflector,
     manager: Dom<SecureElementManager>,
+    /// The port that the id means something in.
+    generation: u64,
     #[no_trace]
     #[ignore_malloc_size_of = "external type"]
     id: ReaderId,
@@ -45,6 +47,7 @@ impl Reader {
         let reader = Self {
             reflector_: Reflector::new(),
             manager: Dom::from_ref(manager),
+            generation: manager.port().generation(),
             id: info.id,
             name: DOMString::from(info.name),
             element_type: info.element_type.convert(),
@@ -89,6 +92,7 @@ impl ReaderMethods<crate::DomTypeHolder> for Reader {
     fn OpenSession(&self, realm: &mut CurrentRealm) -> RootedPromise {
         self.manager.request(
             realm,
+            Some(self.generation),
             RequestBody::OpenSession(self.id),
             Answer::Session(Dom::from_ref(self)),
         )
@@ -96,14 +100,22 @@ impl ReaderMethods<crate::DomTypeHolder> for Reader {
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-Reader-closeSessions>
     fn CloseSessions(&self, realm: &mut CurrentRealm) -> RootedPromise {
-        self.manager
-            .request(realm, RequestBody::CloseSessions(self.id), Answer::Done)
+        self.manager.request(
+            realm,
+            Some(self.generation),
+            RequestBody::CloseSessions(self.id),
+            Answer::Done,
+        )
     }
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-Reader-reset>
     fn Reset(&self, realm: &mut CurrentRealm) -> RootedPromise {
-        self.manager
-            .request(realm, RequestBody::Reset(self.id), Answer::Done)
+        self.manager.request(
+            realm,
+            Some(self.generation),
+            RequestBody::Reset(self.id),
+            Answer::Reset,
+        )
     }
 }
 

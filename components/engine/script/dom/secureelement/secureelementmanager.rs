@@ -46,16 +46,24 @@ impl SecureElementManager {
         &self.port
     }
 
-    /// Sends a request to the token broker. The promise settles with its reply.
+    /// Sends a request to the token broker. The promise settles with its reply. `generation` is that of the port which
+    /// the object that is asked belongs to.
     pub(crate) fn request(
         &self,
         realm: &mut CurrentRealm,
+        generation: Option<u64>,
         body: RequestBody,
         answer: Answer,
     ) -> RootedPromise {
         let promise = Promise::new_in_realm(realm);
-        self.port.request(realm, self, &promise, body, answer);
+        self.port
+            .request(realm, self, &promise, generation, body, answer);
         promise
+    }
+
+    /// The port has closed: its readers are nobody's.
+    pub(crate) fn forget_readers(&self) {
+        self.readers.borrow_mut().clear();
     }
 
     /// The object for a reader that the broker told about.
@@ -93,18 +101,19 @@ impl SecureElementManagerMethods<crate::DomTypeHolder> for SecureElementManager 
             promise.resolve_native(realm, &None::<DomRoot<Reader>>);
             return promise;
         }
-        self.request(realm, RequestBody::GetReaders, Answer::Readers)
+        self.request(realm, None, RequestBody::GetReaders, Answer::Readers)
     }
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-SecureElementManager-shutdown>
     fn Shutdown(&self, realm: &mut CurrentRealm) -> RootedPromise {
         // Step 3. If the shutdown() method has already been called on this object, then resolve promise.
-        if self.shut_down.replace(true) {
+        // Neither is there anything to close without a port.
+        if self.shut_down.replace(true) || self.port.is_closed() {
             let promise = Promise::new_in_realm(realm);
             promise.resolve_native(realm, &());
             return promise;
         }
         // Steps 1, 2, 4 to 9.
-        self.request(realm, RequestBody::Shutdown, Answer::Done)
+        self.request(realm, None, RequestBody::Shutdown, Answer::Done)
     }
 }

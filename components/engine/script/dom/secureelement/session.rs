@@ -13,9 +13,10 @@ use script_bindings::trace::RootedTraceableBox;
 use token_traits::port::{ChannelType, RequestBody, SessionId, SessionInfo};
 
 use crate::dom::bindings::codegen::Bindings::SecureElementBinding::SessionMethods;
+use crate::dom::bindings::error::Error;
 use crate::dom::bindings::root::{Dom, DomRoot};
 use crate::dom::globalscope::GlobalScope;
-use crate::dom::promise::RootedPromise;
+use crate::dom::promise::{Promise, RootedPromise};
 use crate::dom::secureelement::reader::Reader;
 use crate::dom::secureelement::secureelementmanager::SecureElementManager;
 use crate::dom::secureelement::tokenport::Answer;
@@ -25,6 +26,8 @@ use crate::dom::secureelement::tokenport::Answer;
 pub(crate) struct Session {
     reflector_: Reflector,
     reader: Dom<Reader>,
+    /// The port that the id means something in.
+    generation: u64,
     #[no_trace]
     #[ignore_malloc_size_of = "external type"]
     id: SessionId,
@@ -43,6 +46,7 @@ impl Session {
         let session = Self {
             reflector_: Reflector::new(),
             reader: Dom::from_ref(reader),
+            generation: reader.manager().port().generation(),
             id: info.id,
             historical_bytes: HeapBufferSource::default(),
         };
@@ -64,12 +68,22 @@ impl Session {
         aid: CustomAutoRooterGuard<Option<Uint8Array>>,
         p2: u8,
     ) -> RootedPromise {
+        // An empty AID names the issuer security domain, so an array that has lost its bytes must not become one.
+        let aid = match aid.as_ref().map(|aid| aid.to_vec()) {
+            Some(None) => {
+                let promise = Promise::new_in_realm(realm);
+                promise.reject_error(realm, Error::Type(c"The AID's buffer is detached.".into()));
+                return promise;
+            },
+            aid => aid.flatten(),
+        };
         self.manager().request(
             realm,
+            Some(self.generation),
             RequestBody::OpenChannel {
                 session: self.id,
                 channel_type,
-                aid: aid.as_ref().map(|aid| aid.to_vec().unwrap_or_default()),
+                aid,
                 p2,
             },
             Answer::Channel(Dom::from_ref(self), channel_type),
@@ -110,7 +124,11 @@ impl SessionMethods<crate::DomTypeHolder> for Session {
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-Session-close>
     fn Close(&self, realm: &mut CurrentRealm) -> RootedPromise {
-        self.manager()
-            .request(realm, RequestBody::CloseSession(self.id), Answer::Done)
+        self.manager().request(
+            realm,
+            Some(self.generation),
+            RequestBody::CloseSession(self.id),
+            Answer::Done,
+        )
     }
 }

@@ -29,6 +29,7 @@ use crate::dom::bindings::refcounted::Trusted;
 use crate::dom::bindings::reflector::DomGlobal;
 use crate::dom::bindings::root::{Dom, DomRoot};
 use crate::dom::bindings::str::DOMString;
+use crate::dom::console::Console;
 use crate::dom::domexception::DOMException;
 use crate::dom::globalscope::GlobalScope;
 use crate::dom::promise::{Promise, RootedPromise, TracedPromise};
@@ -59,8 +60,10 @@ pub(crate) enum Answer {
     Response(Dom<Channel>),
     /// The bytes of a response.
     Raw,
-    /// Nothing.
+    /// Nothing. What is closed already counts as done.
     Done,
+    /// Nothing, once the reader has been reset.
+    Reset,
 }
 
 #[derive(JSTraceable, MallocSizeOf)]
@@ -101,15 +104,35 @@ impl TokenPortClient {
         }
     }
 
-    /// Sends a request and settles `promise` with its reply, or with an error if the port closes first.
+    /// Names the port that objects which are made now belong to.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Whether nothing has been asked since the last port closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(*self.state.borrow(), State::Closed)
+    }
+
+    /// Sends a request and settles `promise` with its reply, or with an error if the port closes first. `generation` is
+    /// that of the object which is asked.
     pub(crate) fn request(
         &self,
         cx: &mut JSContext,
         manager: &SecureElementManager,
         promise: &RootedPromise,
+        generation: Option<u64>,
         body: RequestBody,
         answer: Answer,
     ) {
+        // The broker's ids mean something within one port only: what belongs to an older one is closed.
+        if generation.is_some_and(|generation| generation != self.generation.get()) {
+            match answer {
+                Answer::Done => promise.resolve_native(cx, &()),
+                _ => reject(cx, &manager.global(), promise, closed()),
+            }
+            return;
+        }
         let id = self.next_request.get();
         self.next_request.set(id + 1);
         let request = PortRequest {
@@ -251,6 +274,11 @@ impl TokenPortClient {
         }
         self.generation.set(generation + 1);
         self.state.replace(State::Closed);
+        manager.forget_readers();
+        if error.kind == ErrorKind::NotAllowed {
+            // The page may swallow the error; its author should still learn why there are no tokens.
+            Console::internal_warn(cx, &manager.global(), error.message.clone());
+        }
         let pending = std::mem::take(&mut *self.pending.borrow_mut());
         for request in pending.into_values() {
             let promise = request.promise.root(cx);
@@ -263,6 +291,13 @@ fn connection_lost() -> TokenError {
     TokenError::new(
         ErrorKind::Io,
         "The connection to the token broker was lost. Ask for the readers again to start over.",
+    )
+}
+
+fn closed() -> TokenError {
+    TokenError::new(
+        ErrorKind::Closed,
+        "The connection to the token broker that this belonged to is closed. Ask for the readers again to start over.",
     )
 }
 
@@ -380,7 +415,7 @@ fn resolve(
                 Err(()) => promise.reject_error(cx, Error::JSFailed),
             }
         },
-        (Answer::Done, ReplyBody::Done) => promise.resolve_native(cx, &()),
+        (Answer::Done | Answer::Reset, ReplyBody::Done) => promise.resolve_native(cx, &()),
         _ => reject(cx, &global, promise, unexpected_reply()),
     }
 }

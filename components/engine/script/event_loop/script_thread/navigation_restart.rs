@@ -4,7 +4,8 @@
 
 use content_security_policy::sandboxing_directive::SandboxingFlagSet;
 use http::{Method, StatusCode};
-use net_traits::Metadata;
+use js::context::JSContext;
+use net_traits::{Metadata, NetworkError, ResourceFetchTiming, ResourceTimingType};
 use net_traits::pub_domains::is_same_site;
 use servo_base::id::PipelineId;
 use servo_constellation_traits::ScriptToConstellationMessage;
@@ -26,6 +27,7 @@ impl ScriptThread {
     /// See <https://github.com/servo/servo/issues/23037>.
     pub(super) fn maybe_restart_navigation(
         &self,
+        cx: &mut JSContext,
         pipeline_id: PipelineId,
         metadata: &Metadata,
     ) -> bool {
@@ -56,6 +58,15 @@ impl ScriptThread {
             return false;
         }
 
+        if self.incomplete_loads.borrow()[position].load_data.cross_site_redirects >=
+            MAX_CROSS_SITE_REDIRECTS
+        {
+            self.handle_fetch_metadata(cx, pipeline_id, Err(NetworkError::TooManyRedirects));
+            let timing = ResourceFetchTiming::new(ResourceTimingType::Navigation);
+            self.handle_fetch_eof(cx, pipeline_id, Ok(()), timing);
+            return true;
+        }
+
         let load = self.incomplete_loads.borrow_mut().remove(position);
         self.incomplete_parser_contexts
             .0
@@ -72,19 +83,13 @@ impl ScriptThread {
         }
         load_data.url = url.clone();
         load_data.referrer_policy = metadata.referrer_policy;
-        load_data.creator_pipeline_id = None;
         load_data.cross_site_redirects += 1;
 
-        let message = if load_data.cross_site_redirects > MAX_CROSS_SITE_REDIRECTS {
-            warn!("{pipeline_id}: Too many redirects between sites");
-            ScriptToConstellationMessage::AbortLoadUrl
-        } else {
-            ScriptToConstellationMessage::RestartNavigation(load_data, load.target_snapshot_params)
-        };
-        let _ = self
-            .senders
-            .pipeline_to_constellation_sender
-            .send((webview_id, pipeline_id, message));
+        let _ = self.senders.pipeline_to_constellation_sender.send((
+            webview_id,
+            pipeline_id,
+            ScriptToConstellationMessage::RestartNavigation(load_data, load.target_snapshot_params),
+        ));
         true
     }
 }
