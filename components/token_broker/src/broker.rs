@@ -65,6 +65,8 @@ pub enum Input {
         /// Who it is.
         identity: PortIdentity,
     },
+    /// A document should have got a port, but there is no room for its channels.
+    RefusePort(PortId),
     /// The document has gone, or its end of the port has.
     ClosePort(PortId),
     /// A document sent something.
@@ -198,6 +200,8 @@ impl Broker {
         match input {
             Input::Configure(config) => self.configure(config),
             Input::OpenPort { port, identity } => self.open_port(port, identity),
+            // The main process waits for the answer, and the document finds the port closed.
+            Input::RefusePort(port) => self.outputs.push(Output::PortOpened(port)),
             Input::ClosePort(port) => self.close_port(port, now),
             Input::PortFrame(port, frame) => self.port_frame(port, &frame, now),
             Input::SetGrant {
@@ -1283,7 +1287,8 @@ impl Broker {
                     let message = "the card has no free channel";
                     self.refuse(ticket, ErrorKind::NoChannel, message);
                 }
-                // Cards without logical channels have all kinds of reasons, many of them as long as nothing is selected.
+                // Cards without logical channels have all kinds of reasons, many of them as long as nothing is
+                // selected.
                 Err(error @ ChannelError::Refused(_)) => {
                     self.refuse(ticket, ErrorKind::NoChannel, error.to_string());
                 }

@@ -15,6 +15,7 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use token_traits::control::{FromBroker, ToBroker, WorkerId};
 use token_traits::{Frame, PortId};
 use token_workers::process::{self, Channels};
@@ -76,6 +77,7 @@ impl EventLoop {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &wake, EventData::new_u64(CONTROL), EventFlags::IN)?;
         let carrier = Carrier::new()?;
+        allow_many_descriptors()?;
         process::lock_down()?;
         // The control channel closes with the main process too, but whatever the loop does, it ends with this.
         channels.lifeline.watch()?;
@@ -135,7 +137,7 @@ impl EventLoop {
         }
         loop {
             let input = match self.control.try_recv() {
-                Ok(message) => self.control_message(message)?,
+                Ok(message) => self.control_message(message),
                 Err(TryRecvError::Empty) => return Ok(Ok(())),
                 Err(TryRecvError::Disconnected) => return Ok(Err(MainProcessGone)),
             };
@@ -146,8 +148,8 @@ impl EventLoop {
     }
 
     /// What a message means to the state machine, after keeping the channels that come with it.
-    fn control_message(&mut self, message: ToBroker) -> io::Result<Input> {
-        Ok(match message {
+    fn control_message(&mut self, message: ToBroker) -> Input {
+        match message {
             ToBroker::Configure(config) => Input::Configure(config),
             ToBroker::OpenPort {
                 port,
@@ -155,8 +157,14 @@ impl EventLoop {
                 requests,
                 messages,
             } => {
-                self.add_peer(Source::Port(port), requests, messages)?;
-                Input::OpenPort { port, identity }
+                match self.add_peer(Source::Port(port), requests, messages) {
+                    Ok(()) => Input::OpenPort { port, identity },
+                    // Its document finds it closed.
+                    Err(error) => {
+                        log::error!("port {}: {error}", port.0);
+                        Input::RefusePort(port)
+                    }
+                }
             }
             ToBroker::ClosePort(port) => Input::ClosePort(port),
             ToBroker::SetGrant {
@@ -175,14 +183,20 @@ impl EventLoop {
                 requests,
                 replies,
             } => {
-                self.add_peer(Source::Worker(worker), replies, requests)?;
-                Input::WorkerStarted(worker)
+                match self.add_peer(Source::Worker(worker), replies, requests) {
+                    Ok(()) => Input::WorkerStarted(worker),
+                    // It ends when it finds its channel closed.
+                    Err(error) => {
+                        log::error!("worker {}: {error}", worker.0);
+                        Input::WorkerEnded(worker)
+                    }
+                }
             }
             ToBroker::WorkerEnded { worker, reason } => {
                 log::info!("worker {}: {reason}", worker.0);
                 Input::WorkerEnded(worker)
             }
-        })
+        }
     }
 
     fn add_peer(
@@ -265,7 +279,10 @@ impl EventLoop {
                 return Ok(self.send(Source::Worker(worker), Frame::encode(&request).ok()));
             }
             Output::PortOpened(port) => self.tell_main_process(FromBroker::PortOpened(port))?,
-            Output::ClosePort(port) => self.drop_peer(Source::Port(port)),
+            Output::ClosePort(port) => {
+                self.drop_peer(Source::Port(port));
+                self.tell_main_process(FromBroker::PortClosed(port))?;
+            }
             Output::StartWorker(worker, kind) => {
                 self.tell_main_process(FromBroker::StartWorker { worker, kind })?;
             }
@@ -321,6 +338,14 @@ impl EventLoop {
     fn tell_main_process(&self, message: FromBroker) -> Result<(), MainProcessGone> {
         self.main_process.send(message).map_err(|_| MainProcessGone)
     }
+}
+
+/// Each port takes two, and ipc-channel ends the thread that finds a message's descriptors missing. The main process
+/// bounds the number of ports.
+fn allow_many_descriptors() -> io::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// What the loss of a peer means to the state machine.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use ipc_channel::{IpcError, TryRecvError};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use token_traits::port::{Command, MAX_REQUESTS_IN_FLIGHT, ReplyBody, RequestBody};
 use token_traits::{ErrorKind, Frame, TokenBroker};
 use virtual_card::applets::echo;
@@ -303,6 +304,28 @@ fn a_port_that_the_main_process_closes_is_closed() {
     let request = page.send(slow(channel, 20));
     browser.client.close_port(page.id);
     assert_eq!(page.wait(request, PROMPTLY), Err(PortClosed));
+}
+
+#[test]
+fn ports_are_limited_and_there_is_room_for_as_many() {
+    const MAX_PORTS: usize = 512;
+    // This program holds the documents' ends, as many as the broker.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("room for the pages");
+    let browser = Browser::start(false);
+    let mut pages: Vec<Page> = (0..MAX_PORTS).map(|_| browser.open_page()).collect();
+    let one_more = browser.try_open_page(ORIGIN).map(|_| ());
+    assert_eq!(one_more.expect_err("an error").kind, ErrorKind::Io);
+    for page in &mut pages {
+        assert_eq!(page.readers().len(), 1);
+    }
+    // There is room again when the main process closes a port, and when a document just goes.
+    let closed = pages.pop().expect("a page");
+    browser.client.close_port(closed.id);
+    pages.push(browser.open_page());
+    pages.pop();
+    wait_for("room", || browser.try_open_page(ORIGIN).ok());
 }
 
 #[test]

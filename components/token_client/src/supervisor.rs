@@ -28,6 +28,9 @@ use crate::{ClientConfig, Grant, Grants, lock};
 /// Most workers at a time: the virtual card, the monitor, PC/SC's 16 readers, and some that are being replaced.
 const MAX_WORKERS: usize = 32;
 
+/// Most ports at a time. Every document can have one, and each takes two file descriptors of the broker.
+pub(crate) const MAX_PORTS: usize = 512;
+
 /// Something that the supervisor has to deal with.
 pub(crate) enum Event {
     OpenPort(PortId, PortIdentity, OpenPortCallback),
@@ -52,6 +55,7 @@ pub(crate) fn start(config: ClientConfig, grants: Grants) -> io::Result<Sender<E
         workers: HashMap::new(),
         waiting: Vec::new(),
         opening: HashMap::new(),
+        open: HashSet::new(),
         ends: 0,
         not_before: None,
     };
@@ -72,6 +76,8 @@ struct Supervisor {
     waiting: Vec<Waiting>,
     /// Ports of which the broker has still to say that it serves them, with the document's ends.
     opening: HashMap<PortId, (Waiting, TokenPort)>,
+    /// Ports that the running broker serves.
+    open: HashSet<PortId>,
     /// How often the broker has ended in a row.
     ends: u32,
     not_before: Option<Instant>,
@@ -121,6 +127,12 @@ impl Supervisor {
 
     fn handle(&mut self, event: Event) {
         match event {
+            Event::OpenPort(_, _, callback) if self.ports() >= MAX_PORTS => {
+                callback(Err(TokenError::new(
+                    ErrorKind::Io,
+                    "too many documents use tokens",
+                )));
+            }
             Event::OpenPort(port, identity, callback) => {
                 self.waiting.push(Waiting {
                     port,
@@ -184,6 +196,10 @@ impl Supervisor {
     fn next_child(&mut self) -> ChildId {
         self.next_child += 1;
         ChildId(self.next_child)
+    }
+
+    fn ports(&self) -> usize {
+        self.waiting.len() + self.opening.len() + self.open.len()
     }
 
     /// What tells this thread that a process has ended.
@@ -251,6 +267,7 @@ impl Supervisor {
             Some(position) => Some(self.waiting.swap_remove(position)),
             None => {
                 let opening = self.opening.remove(&port);
+                self.open.remove(&port);
                 self.tell_broker(ToBroker::ClosePort(port));
                 opening.map(|(waiting, _)| waiting)
             }
@@ -355,6 +372,7 @@ impl Supervisor {
             Broker::Starting(_) | Broker::Stopped => false,
         };
         self.workers.clear();
+        self.open.clear();
         // The next one serves the ports that this one did not come to.
         let unopened = self.opening.drain().map(|(_, (waiting, _))| waiting);
         self.waiting.extend(unopened);
@@ -387,9 +405,13 @@ impl Supervisor {
                 }
             }
             FromBroker::PortOpened(port) => {
-                if let Some((Waiting { callback, .. }, port)) = self.opening.remove(&port) {
-                    callback(Ok(port));
+                if let Some((Waiting { port, callback, .. }, ends)) = self.opening.remove(&port) {
+                    self.open.insert(port);
+                    callback(Ok(ends));
                 }
+            }
+            FromBroker::PortClosed(port) => {
+                self.open.remove(&port);
             }
         }
     }

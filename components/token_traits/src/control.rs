@@ -148,6 +148,8 @@ pub enum FromBroker {
     KillWorker(WorkerId),
     /// The answer to [`ToBroker::OpenPort`]. Until it comes, the port may be lost with a broker that is just dying.
     PortOpened(PortId),
+    /// A port has closed: the document has gone or broke the protocol, or the main process wanted it.
+    PortClosed(PortId),
 }
 
 /// How long to wait before a token process is started again that has ended `ends` times in a row: not at all the first
