@@ -75,6 +75,7 @@ fn the_death_of_the_broker_closes_the_port_and_the_next_port_works() {
         let channel = page.open_echo();
         let worker = browser.process("virtual-card");
         let request = page.send(slow(channel, 500));
+        page.readers();
         let killed = Instant::now();
         kill(browser.process("broker"));
         assert_eq!(page.wait(request, PROMPTLY), Err(PortClosed));
@@ -95,6 +96,9 @@ fn the_death_of_a_worker_rejects_and_the_next_use_works() {
         let other_channel = other.open_echo();
         let running = page.send(slow(channel, 500));
         let queued = other.send(slow(other_channel, 0));
+        // What was sent before has reached the broker when something that waits for no card is answered.
+        page.readers();
+        other.readers();
         kill(browser.process("virtual-card"));
         let killed = Instant::now();
         assert_eq!(kind(page.wait(running, PROMPTLY).unwrap()), ErrorKind::Io);
