@@ -86,6 +86,53 @@ fn killing_the_worker_rejects_and_the_next_call_works() {
 }
 
 #[test]
+fn objects_of_an_older_port_stay_closed() {
+    let browser = Browser::start(&Options::default()).unwrap();
+    browser.grant().unwrap();
+    let open = |name: &str| {
+        browser
+            .evaluate(&format!(
+                r#"(async () => {{
+                    self.{name} = {{ reader: await reader() }};
+                    {name}.session = await {name}.reader.openSession();
+                    {name}.channel =
+                        await {name}.session.openSupplementaryChannel(hex("F0534552564F0101"));
+                }})()"#
+            ))
+            .unwrap()
+            .unwrap();
+    };
+    open("older");
+    only(browser.shell.token_processes("broker")).kill();
+    // The page has to learn of it, else it would ask the port that is no more.
+    let lost = browser.evaluate("older.channel.transmit(command('00100000', 0))");
+    assert!(lost.unwrap().is_err());
+
+    // Readers, sessions and channels are numbered from the beginning again.
+    open("newer");
+    for call in [
+        "older.reader.openSession()",
+        "older.session.openBasicChannel(null)",
+        "older.channel.transmit(command('00100000', 0))",
+        "older.channel.selectNext()",
+        "older.reader.reset()",
+    ] {
+        let error = browser.evaluate(call).unwrap().unwrap_err();
+        assert!(error.starts_with("SEClosedException"), "{call}: {error}");
+    }
+    for call in [
+        "older.channel.close()",
+        "older.session.close()",
+        "older.reader.closeSessions()",
+    ] {
+        assert_eq!(browser.evaluate(call).unwrap(), Ok(Value::Null), "{call}");
+    }
+    // And none of that has closed what is open now.
+    let answer = "newer.channel.transmit(command('00100000' + '0102', 0)).then(answer)";
+    assert_eq!(browser.evaluate(answer).unwrap(), Ok(json!("01029000")));
+}
+
+#[test]
 fn killing_it_over_and_over_harms_nothing_else() {
     let browser = Browser::start(&Options::default()).unwrap();
     browser.grant().unwrap();
