@@ -5,6 +5,7 @@
 //! Set-up, assembly, build, run and test: what the README's commands do.
 
 mod assemble;
+mod baseline;
 mod check;
 mod patch;
 mod paths;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::assemble::{Edits, LockFile};
 use crate::paths::Paths;
@@ -73,8 +74,8 @@ enum Command {
     },
     /// Run a benchmark against its baseline, with optimised builds.
     Bench {
-        /// Which one; see tests/benches.
-        name: String,
+        /// Which one.
+        name: Benchmark,
         /// Also write the results to FILE.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -84,6 +85,14 @@ enum Command {
     Patches(Patches),
     /// Update components/shell/Cargo.lock after a change of dependencies or of the set of patched crates.
     Lock,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Benchmark {
+    /// A page's transmit() against SCardTransmit of the same command, over pcscd.
+    Apdu,
+    /// A page without tokens, against the same browser around the published engine, which is built for it.
+    PageLoad,
 }
 
 #[derive(Subcommand)]
@@ -141,7 +150,7 @@ fn execute(command: Command) -> Result<()> {
             Some(pattern) => test::web_only(&paths, &pattern),
             None => test::all(&paths, filter.as_deref()),
         },
-        Command::Bench { name, json } => bench(&paths, &name, json),
+        Command::Bench { name, json } => bench(&paths, name, json),
         Command::Patches(Patches::Check) => check::check(&paths),
         Command::Patches(Patches::Stat) => check::stat(&paths),
         Command::Patches(Patches::Refresh { discard: true, .. }) => refresh::discard(&paths),
@@ -168,18 +177,17 @@ fn run(paths: &Paths, url: Option<String>, release: bool, flags: Vec<String>) ->
     Err(command.exec()).with_context(|| format!("cannot start {}", binary.display()))
 }
 
-fn bench(paths: &Paths, name: &str, json: Option<PathBuf>) -> Result<()> {
+fn bench(paths: &Paths, benchmark: Benchmark, json: Option<PathBuf>) -> Result<()> {
     setup(Need::Test)?;
     let binary = shell::build(paths, Profile::Release)?;
     let mut command = shell::e2e(paths, &binary);
-    command.args([
-        "run",
-        "--release",
-        "--package=e2e",
-        "--bin=bench",
-        "--",
-        name,
-    ]);
+    command.args(["run", "--release", "--package=e2e", "--bin=bench", "--"]);
+    match benchmark {
+        Benchmark::Apdu => command.arg("apdu"),
+        Benchmark::PageLoad => command
+            .arg("page-load")
+            .env("SERVO_TOKENS_BASELINE", baseline::build(paths)?),
+    };
     if let Some(file) = json {
         // The benchmark does not run in this directory.
         command.arg("--json").arg(std::path::absolute(file)?);

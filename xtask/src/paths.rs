@@ -73,6 +73,11 @@ impl Paths {
         self.engine().join("target")
     }
 
+    /// The shell around the published engine, which a benchmark compares with.
+    pub fn baseline(&self) -> PathBuf {
+        self.target.join("baseline")
+    }
+
     /// Shows `path` relative to the checkout where it lies in it.
     pub fn show(&self, path: &Path) -> String {
         path.strip_prefix(&self.root)

@@ -49,7 +49,22 @@ impl Lock {
         Self::parse(&read_text(&path)?).with_context(|| format!("in {}", paths.show(&path)))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// The packages, as `name version`, that are in this lock file and not in `other`.
+    pub fn packages_not_in(&self, other: &Self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (name, locked) in &self.0 {
+            let others = other.0.get(name).map_or(&[][..], Vec::as_slice);
+            for Locked { version, .. } in locked {
+                if !others.iter().any(|one| one.version == *version) {
+                    missing.push(format!("{name} {version}"));
+                }
+            }
+        }
+        missing
+    }
+
+    /// Reads the text of a lock file.
+    pub fn parse(text: &str) -> Result<Self> {
         let table = text.parse::<Table>()?;
         let mut packages: BTreeMap<String, Vec<Locked>> = BTreeMap::new();
         let list = table.get("package").and_then(Value::as_array);
@@ -267,6 +282,18 @@ mod tests {
         assert!(lock.package_for("nothing").is_err());
         assert_eq!(lock.version("ipc-channel").unwrap(), "0.23.1");
         assert!(lock.version("syn").is_err());
+    }
+
+    #[test]
+    fn packages_that_another_lock_lacks() {
+        let lock = Lock::parse(LOCK).unwrap();
+        assert_eq!(lock.packages_not_in(&lock), [""; 0]);
+        let changed = LOCK.replace("2.0.0", "2.0.1");
+        let changed = Lock::parse(&changed.replace("ipc-channel", "other")).unwrap();
+        assert_eq!(
+            changed.packages_not_in(&lock),
+            ["other 0.23.1", "syn 2.0.1"]
+        );
     }
 
     #[test]

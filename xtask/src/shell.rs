@@ -35,7 +35,7 @@ impl Profile {
     }
 
     /// Its folder in a cargo target directory.
-    fn folder(self) -> &'static str {
+    pub fn folder(self) -> &'static str {
         match self {
             Self::Dev => "debug",
             Self::Release => "release",
@@ -94,29 +94,52 @@ fn build_with(paths: &Paths, profile: Profile, arguments: &[&str]) -> Result<Pat
             "Building the shell with the whole engine: the first time this takes 15 minutes to an hour",
         );
     }
-    let environment = engine_environment(paths)?;
-    for (name, value) in &environment {
-        step(format!("{name}={}", value.to_string_lossy()));
-    }
-    let manifest = paths.engine_shell_manifest();
-    let directory = manifest
-        .parent()
-        .context("a manifest lies in a directory")?;
-    run_cargo_build(
-        cargo(directory)
-            .args(["build", "--locked", "--manifest-path"])
-            .arg(&manifest)
-            .arg("--target-dir")
-            .arg(paths.engine_target())
-            .args(profile.argument())
-            .args(arguments)
-            .envs(environment),
-    )?;
+    let mut command = engine_cargo(paths, &paths.engine().join("shell"), "build")?;
+    run_cargo_build(command.args(profile.argument()).args(arguments))?;
 
     let broker = paths.target.join(profile.folder()).join("token-broker");
     place_beside(&broker, &output)?;
     step(format!("Built in {}", elapsed(started)));
     Ok(shell)
+}
+
+/// A cargo command on the shell in `directory`, with what building an engine takes. Its user holds the guard.
+pub fn engine_cargo(paths: &Paths, directory: &Path, subcommand: &str) -> Result<Command> {
+    let environment = engine_environment(paths)?;
+    for (name, value) in &environment {
+        step(format!("{name}={}", value.to_string_lossy()));
+    }
+    let mut command = cargo(directory);
+    command
+        .args([subcommand, "--locked", "--manifest-path"])
+        .arg(directory.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(paths.engine_target())
+        .envs(environment);
+    Ok(command)
+}
+
+/// Clippy on the shell, once it is built. `cargo clippy` would check all of Servo first: a check does not use what a
+/// build has made. As the compiler of the shell alone, clippy does.
+pub fn clippy(paths: &Paths) -> Result<()> {
+    let _guard = assemble::lock_target(paths)?;
+    let mut command = engine_cargo(paths, &paths.engine().join("shell"), "build")?;
+    command
+        // The test binaries contain everything else, and take no other binary's place.
+        .args(["--tests", "--features=hostile"])
+        .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
+        // How `cargo clippy -- -D warnings` tells the driver.
+        .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+    run_cargo_build(&mut command)
+}
+
+/// The command that runs the shell's own unit tests, once it is built.
+pub fn unit_tests(paths: &Paths, filter: Option<&str>) -> Result<Command> {
+    let mut command = engine_cargo(paths, &paths.engine().join("shell"), "test")?;
+    command
+        .args(["--features=hostile", "--no-fail-fast", "--"])
+        .args(filter);
+    Ok(command)
 }
 
 /// Puts the broker into the shell's folder, where the shell looks for it.
@@ -183,9 +206,15 @@ pub fn update_lock(paths: &Paths) -> Result<()> {
     let directory = manifest
         .parent()
         .context("a manifest lies in a directory")?;
-    process::output(cargo(directory).args(["metadata", "--format-version=1"]))?;
+    let lock_file = directory.join("Cargo.lock");
+    let before = tree::read(&lock_file)?;
+    if let Err(error) = process::output(cargo(directory).args(["metadata", "--format-version=1"])) {
+        // What cargo wrote before it failed would pass for an edit by hand.
+        tree::write(&lock_file, &before)?;
+        return Err(error);
+    }
     let target = paths.own_crate("shell").join("Cargo.lock");
-    let written = tree::read(&directory.join("Cargo.lock"))?;
+    let written = tree::read(&lock_file)?;
     if written == tree::read(&target)? {
         step("components/shell/Cargo.lock is up to date");
     } else {

@@ -15,7 +15,7 @@ use crate::process::{self, cargo, elapsed, interactive, program, run_reading, st
 use crate::series::read_text;
 use crate::setup::{Need, setup};
 use crate::shell;
-use crate::{check, tree};
+use crate::{assemble, check, tree};
 
 /// Test cases that ran.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -97,6 +97,10 @@ pub fn all(paths: &Paths, filter: Option<&str>) -> Result<()> {
         Ok(())
     });
     if let Some(binary) = binary.filter(|_| built) {
+        if filter.is_none() {
+            report.check("clippy of the shell", || shell::clippy(paths));
+        }
+        report.runner("unit tests of the shell", || shell_tests(paths, filter));
         report.runner("end-to-end tests", || end_to_end(paths, &binary, filter));
         if filter.is_none() {
             report.runner("web tests", || web_tests(paths, &binary, None));
@@ -221,6 +225,11 @@ fn workspace_tests(paths: &Paths, filter: Option<&str>) -> Result<Cases> {
     command.arg("--").args(filter);
     cases += run_counted(&mut command, libtest_summary)?;
     Ok(cases)
+}
+
+fn shell_tests(paths: &Paths, filter: Option<&str>) -> Result<Cases> {
+    let _guard = assemble::lock_target(paths)?;
+    run_counted(&mut shell::unit_tests(paths, filter)?, libtest_summary)
 }
 
 fn end_to_end(paths: &Paths, binary: &Path, filter: Option<&str>) -> Result<Cases> {

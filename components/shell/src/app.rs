@@ -281,13 +281,11 @@ fn build_engine(
         ignore_certificate_errors: settings.ignore_certificate_errors,
         ..Opts::default()
     };
-    let token_broker = tokens::broker(&settings.token_config, settings.demo)?;
-    Ok(ServoBuilder::default()
+    let builder = ServoBuilder::default()
         .opts(opts)
         .preferences(settings.preferences.clone())
-        .event_loop_waker(waker)
-        .token_broker(token_broker)
-        .build())
+        .event_loop_waker(waker);
+    Ok(tokens::connect(builder, &settings.token_config, settings.demo)?.build())
 }
 
 impl WebViewDelegate for App {

@@ -13,7 +13,7 @@ use dpi::PhysicalSize;
 use servo::Preferences;
 use url::Url;
 
-use crate::tokens::TokenConfig;
+use crate::tokens::{self, TokenConfig};
 use crate::{demo, prefs};
 
 /// A browser around the Servo engine that can use secure hardware tokens.
@@ -153,11 +153,7 @@ impl Settings {
                 .map_err(|error| format!("--webdriver: cannot listen on port {port}: {error}"))?;
         }
 
-        // Without the patches on the engine there is no such preference, and this does not compile.
-        let mut preferences = Preferences {
-            dom_secure_element_enabled: true,
-            ..Preferences::default()
-        };
+        let mut preferences = tokens::preferences();
         for path in &cli.prefs_files {
             prefs::apply_file(&mut preferences, path)?;
         }

@@ -18,6 +18,7 @@ mod page_text;
 mod prefs;
 mod profile;
 mod shutdown;
+#[cfg_attr(not(feature = "tokens"), path = "no_tokens.rs")]
 mod tokens;
 mod webdriver;
 mod window;

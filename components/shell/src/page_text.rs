@@ -159,12 +159,12 @@ impl PageText {
             writeln!(stdout, "{}", outcome.text.trim_end())
         };
         if let Err(error) = printed.and_then(|()| stdout.flush()) {
-            eprintln!("{}: cannot print the page's text: {error}", "servo-tokens");
+            eprintln!("servo-tokens: cannot print the page's text: {error}");
             return 1;
         }
         match outcome.problem {
             Some(problem) => {
-                eprintln!("{}: {problem}", "servo-tokens");
+                eprintln!("servo-tokens: {problem}");
                 1
             }
             None => 0,

@@ -2,14 +2,17 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! The token broker's configuration, from `--token-config` or by default.
+//! The engine's way to the token broker, and the broker's configuration, from `--token-config` or by default.
+//!
+//! Nothing else in the shell needs the patched engine. In a build without the feature `tokens`, `no_tokens` stands in for
+//! this module.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::Deserialize;
+use servo::{Preferences, ServoBuilder};
 use token_client::{ClientConfig, TokenClient};
-use token_traits::{Feature, Origin, TokenBroker};
+use token_traits::{Feature, Origin, TokenBroker as _};
 
 use crate::demo;
 
@@ -71,8 +74,21 @@ impl TokenConfig {
     }
 }
 
-/// What the engine gets. Starts nothing: the broker starts with the first document that uses it.
-pub fn broker(config: &TokenConfig, for_demo: bool) -> Result<Arc<dyn TokenBroker>, String> {
+/// The preferences to start from.
+pub fn preferences() -> Preferences {
+    // Without the patches on the engine there is no such preference, and this does not compile.
+    Preferences {
+        dom_secure_element_enabled: true,
+        ..Preferences::default()
+    }
+}
+
+/// Gives the engine its token broker. Starts nothing: the broker starts with the first document that uses it.
+pub fn connect(
+    builder: ServoBuilder,
+    config: &TokenConfig,
+    for_demo: bool,
+) -> Result<ServoBuilder, String> {
     let broker_binary = std::env::current_exe()
         .map_err(|error| format!("cannot find this program's folder: {error}"))?
         .with_file_name(BROKER_BINARY);
@@ -93,7 +109,7 @@ pub fn broker(config: &TokenConfig, for_demo: bool) -> Result<Arc<dyn TokenBroke
     if for_demo && let Some(origin) = Origin::new(demo::ORIGIN) {
         client.set_grant(origin.clone(), origin, Feature::SecureElement, true);
     }
-    Ok(client)
+    Ok(builder.token_broker(client))
 }
 
 #[cfg(test)]
