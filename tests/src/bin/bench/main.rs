@@ -116,14 +116,19 @@ fn report(measurements: &[Measurement], json_file: Option<PathBuf>) -> Result<()
         );
         println!("{:39} {:>9.1}", "  baseline's p99", baseline.percentile(99));
         list.push(json!({
-            "name": name, "unit": unit, "baseline": base, "ours": p50,
-            "ratio": ratio, "p50": p50, "p99": p99, "n": n,
+            "name": name, "unit": unit, "baseline": rounded(base), "ours": rounded(p50),
+            "ratio": rounded(ratio), "p50": rounded(p50), "p99": rounded(p99), "n": n,
         }));
     }
     if let Some(file) = json_file {
         std::fs::write(file, serde_json::to_string_pretty(&list)?)?;
     }
     Ok(())
+}
+
+/// Without digits that mean nothing.
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
 }
 
 #[cfg(test)]
