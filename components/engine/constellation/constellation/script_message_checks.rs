@@ -228,12 +228,12 @@ where
         else {
             return false;
         };
-        load_data.load_origin = forwarded.load_origin;
-        load_data.creator_pipeline_id = forwarded.creator_pipeline_id;
-        load_data.js_eval_result = forwarded.js_eval_result;
-        load_data.srcdoc = forwarded.srcdoc;
-        load_data.crash = forwarded.crash;
-        load_data.is_initial_about_blank = forwarded.is_initial_about_blank;
+        // The framing element may sandbox the document, and has no other say in the request.
+        let sandboxing_flag_set = load_data.creation_sandboxing_flag_set;
+        *load_data = forwarded;
+        load_data
+            .creation_sandboxing_flag_set
+            .insert(sandboxing_flag_set);
         true
     }
 
