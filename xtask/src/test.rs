@@ -78,9 +78,10 @@ impl Report {
 
 /// Everything; with `filter`, only the Rust tests whose names contain it.
 pub fn all(paths: &Paths, filter: Option<&str>) -> Result<()> {
+    let started = Instant::now();
     let mut report = Report::default();
     if !report.check("set-up", || setup(Need::Test)) {
-        return conclude(&report);
+        return conclude(&report, started);
     }
     if filter.is_none() {
         report.check("formatting", || formatting(paths));
@@ -106,14 +107,15 @@ pub fn all(paths: &Paths, filter: Option<&str>) -> Result<()> {
             report.runner("web tests", || web_tests(paths, &binary, None));
         }
     }
-    conclude(&report)
+    conclude(&report, started)
 }
 
-fn conclude(report: &Report) -> Result<()> {
+fn conclude(report: &Report, started: Instant) -> Result<()> {
     let (line, good) = report.finish();
     if !report.failures.is_empty() {
         println!("failed: {}", report.failures.join(", "));
     }
+    println!("Took {}", elapsed(started));
     println!("{line}");
     if !good {
         // The sum has to stay the last line: no error message follows it.
