@@ -226,3 +226,134 @@ fn http_and_https_of_one_host_do_not_share_a_process() -> Result {
     assert_eq!(content_processes(&browser), before + 1, "another site");
     Ok(())
 }
+
+/// What pages do every day with frames and windows, of their own site and of another. Each puts its name into
+/// `self.done` when it has worked.
+const EVERYDAY: &str = r#"<!DOCTYPE html><title>everyday</title><script>
+self.done = [];
+addEventListener("message", event => done.push(event.data));
+const frame = attributes => {
+    const element = document.createElement("iframe");
+    Object.assign(element, attributes);
+    document.body.append(element);
+    return element;
+};
+const tell = name => `<script>(window.opener ?? parent).postMessage("${name}", "*")<\/script>`;
+onload = () => {
+    // Frames.
+    frame({ src: "/tell?frame-same" });
+    frame({ src: THERE + "/tell?frame-other" });
+    frame({ src: THERE + "/tell?frame-sandboxed", sandbox: "allow-scripts" });
+    frame({ srcdoc: tell("srcdoc") });
+    frame({ src: "data:text/html," + encodeURIComponent(tell("data")) });
+    frame({ src: URL.createObjectURL(new Blob([tell("blob")], { type: "text/html" })) });
+    const blank = frame({});
+    blank.contentDocument.write(tell("document-write"));
+    blank.contentDocument.close();
+    frame({ src: "javascript:`<script>parent.postMessage('javascript', '*')<\/script>`" });
+    // Frames that navigate themselves, and are navigated.
+    frame({ src: THERE + "/hop?frame-hops-within-other" });
+    frame({ src: THERE + "/hop-back?frame-hops-back" });
+    frame({ src: "/tell?before" }).onload = event => {
+        event.target.onload = null;
+        event.target.src = THERE + "/tell?frame-moved";
+    };
+    frame({ name: "target" });
+    const form = document.createElement("form");
+    Object.assign(form, { method: "post", action: THERE + "/tell?form-in-frame", target: "target" });
+    document.body.append(form);
+    form.submit();
+    // The document's own URL.
+    history.pushState(1, "", "/everyday/pushed?1#a");
+    history.replaceState(2, "", "/everyday?2");
+    location.hash = "b";
+};
+</script><body>"#;
+
+#[test]
+fn what_pages_do_every_day_is_not_refused() -> Result {
+    let browser = Browser::start(&Options {
+        environment: vec![("RUST_LOG".into(), "servo_constellation=warn".into())],
+        ..Options::default()
+    })?;
+    let server = &browser.server;
+    let tell = |request: &e2e::server::Request| {
+        let name = &request.query;
+        Response::html(format!(
+            "<!DOCTYPE html><script>\
+             (window.opener ?? parent).postMessage('{name}', '*'); history.pushState(1, '', '#x');</script>"
+        ))
+    };
+    server.route("/tell", tell);
+    server.route("/hop", |request| {
+        Response::html(format!(
+            "<script>location = '/tell?{}'</script>",
+            request.query
+        ))
+    });
+    let back = server.url("/tell");
+    server.route("/hop-back", move |request| {
+        Response::html(format!(
+            "<script>location = '{back}?{}'</script>",
+            request.query
+        ))
+    });
+    let there = server.url_on(ALTERNATE_HOST, "");
+    server.page(
+        "/everyday",
+        &EVERYDAY.replace("THERE", &format!("{there:?}")),
+    );
+    browser.open("/everyday")?;
+
+    let mut expected = vec![
+        "before",
+        "blob",
+        "data",
+        "document-write",
+        "form-in-frame",
+        "frame-hops-back",
+        "frame-hops-within-other",
+        "frame-moved",
+        "frame-other",
+        "frame-same",
+        "frame-sandboxed",
+        "javascript",
+        "srcdoc",
+    ];
+    expected.sort_unstable();
+    let done = || -> Option<Vec<String>> {
+        let done = browser
+            .evaluate("[...new Set(self.done)].sort()")
+            .ok()?
+            .ok()?;
+        serde_json::from_value(done).ok()
+    };
+    wait_for(Duration::from_secs(20), || {
+        (done()? == expected).then_some(())
+    });
+    assert_eq!(
+        done().unwrap_or_default(),
+        expected,
+        "{}",
+        browser.shell.log()
+    );
+
+    // A window of another site, which talks to its opener, navigates and goes back.
+    browser.evaluate(&format!("void open('{there}/tell?window-other')"))??;
+    browser.evaluate("void open('/tell?window-same')")??;
+    wait_for(Duration::from_secs(10), || {
+        let done = done()?;
+        ["window-other", "window-same"]
+            .iter()
+            .all(|name| done.iter().any(|done| done == name))
+            .then_some(())
+    });
+    let log = browser.shell.log();
+    assert!(
+        done().is_some_and(|done| done.len() == expected.len() + 2),
+        "{:?}\n{log}",
+        done()
+    );
+    assert!(!log.contains("Refused"), "{log}");
+    Ok(())
+}
