@@ -15,17 +15,17 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use common::*;
+use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
-    match std::env::args().nth(1).as_deref() {
-        Some("main-process") => main_process(),
-        // What `cargo test` passes on (filters, `--list`) says nothing to a program with one test.
-        _ => {
-            the_death_of_the_main_process_ends_all_processes();
-            println!("test the_death_of_the_main_process_ends_all_processes ... ok");
-            ExitCode::SUCCESS
-        }
+    if std::env::args().nth(1).as_deref() == Some("main-process") {
+        main_process();
     }
+    let test = Trial::test("the_death_of_the_main_process_ends_all_processes", || {
+        the_death_of_the_main_process_ends_all_processes();
+        Ok(())
+    });
+    libtest_mimic::run(&Arguments::from_args(), vec![test]).exit_code()
 }
 
 fn main_process() -> ! {
