@@ -4,6 +4,8 @@
 
 //! What a command to the card costs a page.
 
+use std::fs::File;
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +43,15 @@ pub fn run() -> Result<Vec<Measurement>> {
     let browser = Browser::start(&options)?;
     browser.grant()?;
     open_channel(&browser)?;
+    let awake = keep_cores_awake();
+    eprintln!(
+        "cores {}",
+        match &awake {
+            Some(_) => "kept awake: /dev/cpu_dma_latency is held at 0 for both sides",
+            None =>
+                "may sleep between commands, as /dev/cpu_dma_latency cannot be opened: run as root for steadier numbers",
+        }
+    );
 
     let mut measurements = Vec::new();
     for length in LENGTHS {
@@ -54,6 +65,18 @@ pub fn run() -> Result<Vec<Measurement>> {
     }
     native.disconnect()?;
     Ok(measurements)
+}
+
+/// Cores that nobody uses go to sleep, and each hop between processes pays for waking one up: more, on a virtual
+/// machine, than for anything else. The kernel keeps them awake for as long as somebody holds this file with a 0 in it
+/// (`Documentation/admin-guide/pm/cpuidle.rst`). `None` where that is not allowed.
+fn keep_cores_awake() -> Option<File> {
+    let mut file = File::options()
+        .write(true)
+        .open("/dev/cpu_dma_latency")
+        .ok()?;
+    file.write_all(&0_i32.to_ne_bytes()).ok()?;
+    Some(file)
 }
 
 fn open_channel(browser: &Browser) -> Result<()> {
