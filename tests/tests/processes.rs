@@ -136,7 +136,14 @@ fn objects_of_an_older_port_stay_closed() {
 fn killing_it_over_and_over_harms_nothing_else() {
     let browser = Browser::start(&Options::default()).unwrap();
     browser.grant().unwrap();
-    for kind in ["broker", "virtual-card", "broker"] {
+    for kind in [
+        "broker",
+        "virtual-card",
+        "broker",
+        "broker",
+        "broker",
+        "broker",
+    ] {
         assert_eq!(
             browser.evaluate(ECHO).unwrap(),
             Ok(json!("0102039000")),

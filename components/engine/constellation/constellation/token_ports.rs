@@ -23,9 +23,6 @@ use webdriver::error::ErrorStatus;
 use super::Constellation;
 use crate::site::Site;
 
-/// Most ports that one document may have.
-const MAX_PORTS_OF_DOCUMENT: usize = 4;
-
 /// How many creators or parents of documents without a URL of their own to follow.
 const MAX_INHERITED_ORIGIN_DEPTH: usize = 16;
 
@@ -45,6 +42,8 @@ where
         claimed_origin: ImmutableOrigin,
         callback: GenericCallback<Result<TokenPort, TokenError>>,
     ) {
+        // A document has one port. If it asks again, its broker has died, which nobody else here notices.
+        self.close_token_ports(pipeline_id);
         let port = self
             .identity_for_token_port(pipeline_id, &claimed_origin)
             .and_then(|identity| match &self.token_broker {
@@ -104,10 +103,6 @@ where
         };
         if self.get_activity(pipeline_id) != DocumentActivity::FullyActive {
             return Err(not_allowed("The document is not fully active."));
-        }
-        let open_ports = self.token_ports.borrow().get(&pipeline_id).map_or(0, Vec::len);
-        if open_ports >= MAX_PORTS_OF_DOCUMENT {
-            return Err(not_allowed("The document has too many ports."));
         }
 
         if pipeline.event_loop.hosts_several() {
