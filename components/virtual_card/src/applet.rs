@@ -2,6 +2,8 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
+use std::time::Duration;
+
 use secure_element::apdu::{CommandApdu, ResponseApdu, StatusWord};
 use secure_element::channel::Aid;
 use secure_element::class_byte::ChannelNumber;
@@ -79,6 +81,6 @@ pub enum Fault {
     Mute,
     /// It loses its state as by a reset that nobody asked for, and answers 6F00.
     Reset,
-    /// It leaves its reader, until it is reset.
-    Removal,
+    /// It leaves its reader, for this long (see [`crate::Card::returns_after`]).
+    Removal(Duration),
 }

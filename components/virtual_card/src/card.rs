@@ -3,6 +3,7 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
 use std::thread;
+use std::time::{Duration, Instant};
 
 use secure_element::apdu::{CommandApdu, Header, ResponseApdu, StatusWord};
 use secure_element::channel::Aid;
@@ -123,7 +124,8 @@ pub struct VirtualCard {
     /// The basic channel is always open.
     channels: Vec<Option<usize>>,
     t0: T0,
-    present: bool,
+    /// When a card that left its reader is to be put back; `None` while it is present.
+    returns_at: Option<Instant>,
 }
 
 impl VirtualCard {
@@ -146,7 +148,7 @@ impl VirtualCard {
             applets: vec![default],
             channels: vec![None; channels],
             t0: T0::default(),
-            present: true,
+            returns_at: None,
         };
         card.reset();
         card
@@ -194,8 +196,8 @@ impl VirtualCard {
                 self.reset();
                 Ok(EXECUTION_ERROR.into())
             }
-            Outcome::Fault(Fault::Removal) => {
-                self.present = false;
+            Outcome::Fault(Fault::Removal(away)) => {
+                self.returns_at = Some(Instant::now() + away.min(MAX_DELAY));
                 Err(Vec::new())
             }
         }
@@ -385,7 +387,7 @@ impl Card for VirtualCard {
     fn reset(&mut self) {
         self.channels.fill(None);
         self.t0 = T0::default();
-        self.present = true;
+        self.returns_at = None;
         for applet in &mut self.applets {
             applet.reset();
         }
@@ -393,7 +395,7 @@ impl Card for VirtualCard {
     }
 
     fn transmit(&mut self, command: &[u8]) -> Vec<u8> {
-        if !self.present {
+        if !self.is_present() {
             return Vec::new();
         }
         match self.protocol {
@@ -403,7 +405,12 @@ impl Card for VirtualCard {
     }
 
     fn is_present(&self) -> bool {
-        self.present
+        self.returns_at.is_none()
+    }
+
+    fn returns_after(&self) -> Option<Duration> {
+        self.returns_at
+            .map(|at| at.saturating_duration_since(Instant::now()))
     }
 }
 

@@ -10,6 +10,8 @@
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+use std::time::Duration;
+
 mod applet;
 pub mod applets;
 mod card;
@@ -23,7 +25,7 @@ pub use card::{Profile, UnknownProfile, VirtualCard};
 
 /// The longest that a card keeps a caller waiting. A test that wants a card that hangs for ever
 /// has long ended by then, and a forgotten one does not stay for ever.
-pub const MAX_DELAY: std::time::Duration = std::time::Duration::from_secs(600);
+pub const MAX_DELAY: Duration = Duration::from_secs(600);
 
 /// A smart card as a reader sees it.
 pub trait Card: Send {
@@ -46,6 +48,13 @@ pub trait Card: Send {
     fn is_present(&self) -> bool {
         true
     }
+
+    /// For a card that is not in its reader: the time from now until it is to be put back, which
+    /// whoever has the reader does by [`Card::reset`]; zero when that time has come. `None` while
+    /// the card is present, and for a card that has nothing to say about it.
+    fn returns_after(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl<C: Card + ?Sized> Card for Box<C> {
@@ -63,5 +72,9 @@ impl<C: Card + ?Sized> Card for Box<C> {
 
     fn is_present(&self) -> bool {
         (**self).is_present()
+    }
+
+    fn returns_after(&self) -> Option<Duration> {
+        (**self).returns_after()
     }
 }

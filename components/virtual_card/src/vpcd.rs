@@ -25,7 +25,7 @@ use crate::Card;
 
 /// The port of the driver's first slot, as packaged.
 pub const DEFAULT_PORT: u16 = 35963;
-/// How long a card that left its reader stays away.
+/// How long a card that left its reader stays away, if it does not say so itself.
 pub const REMOVAL_TIME: Duration = Duration::from_secs(1);
 
 const POWER_OFF: u8 = 0x00;
@@ -86,14 +86,14 @@ pub fn serve(card: &mut dyn Card, stream: TcpStream) -> io::Result<Ended> {
 }
 
 /// Serves `card` in the slot at `address` until the driver ends. A card that leaves its reader is
-/// back after [`REMOVAL_TIME`]. `wait` bounds each wait for the driver to listen.
+/// back when it says so, else after [`REMOVAL_TIME`]. `wait` bounds each wait for the driver to listen.
 pub fn serve_until_disconnected(
     card: &mut dyn Card,
     address: SocketAddr,
     wait: Duration,
 ) -> io::Result<()> {
     while serve(card, connect(address, wait)?)? == Ended::Removed {
-        thread::sleep(REMOVAL_TIME);
+        thread::sleep(card.returns_after().unwrap_or(REMOVAL_TIME));
         card.reset();
     }
     Ok(())

@@ -418,9 +418,11 @@ fn faults_are_what_was_asked_for() {
     assert!(card.is_present());
     assert_eq!(card.transmit(&fault(echo::FAULT_REMOVAL)), []);
     assert!(!card.is_present());
+    assert!(card.returns_after().unwrap() <= echo::DEFAULT_REMOVAL);
     assert_eq!(card.transmit(&select), []);
     card.reset();
     assert!(card.is_present());
+    assert_eq!(card.returns_after(), None);
     assert_eq!(card.transmit(&[0x00, 0x10, 0, 0]), [0x6D, 0x00]);
 }
 

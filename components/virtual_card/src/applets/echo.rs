@@ -17,7 +17,7 @@
 //! | 14 | n | none | n bytes: 0, 1, .. 250, 0, .. |
 //! | 16 | status word | any | the data, with that status word |
 //! | 18 | n | any | the data, after n times 10 ms, at most [`crate::MAX_DELAY`] |
-//! | 1A | a fault, 00 | none | see [`FAULT_EMPTY`] and what follows it |
+//! | 1A | a fault, 00 or what the fault says | none | see [`FAULT_EMPTY`] and what follows it |
 //! | 1C | any | none | the channel's number, and the class byte as received |
 //! | 1E | any | none | the commands that this applet carried out since the last reset, 4 bytes; this one not counted |
 //!
@@ -65,7 +65,8 @@ pub const FAULT_ONE_BYTE: u8 = 0x01;
 pub const FAULT_MUTE: u8 = 0x02;
 /// P1 of [`INS_FAULT`]: the card resets itself.
 pub const FAULT_RESET: u8 = 0x03;
-/// P1 of [`INS_FAULT`]: the card leaves its reader.
+/// P1 of [`INS_FAULT`]: the card leaves its reader in the middle of the command, for P2 times 100 ms;
+/// P2 of 00 stands for [`DEFAULT_REMOVAL`].
 pub const FAULT_REMOVAL: u8 = 0x04;
 /// P1 of [`INS_FAULT`]: an answer that is one byte longer than any response. vpcd cannot carry it,
 /// so it becomes 6F00 there.
@@ -73,6 +74,9 @@ pub const FAULT_TOO_LONG: u8 = 0x05;
 
 const SELECTED_FILE_INVALIDATED: StatusWord = StatusWord(0x6283);
 const DELAY_UNIT: Duration = Duration::from_millis(10);
+const REMOVAL_UNIT: Duration = Duration::from_millis(100);
+/// How long [`FAULT_REMOVAL`] takes the card away if it is not told.
+pub const DEFAULT_REMOVAL: Duration = Duration::from_millis(500);
 
 /// An echo application.
 #[derive(Debug)]
@@ -130,7 +134,7 @@ impl Applet for Echo {
                 thread::sleep((DELAY_UNIT * u32::from(parameters)).min(MAX_DELAY));
                 (command.data().to_vec(), StatusWord::OK)
             }
-            INS_FAULT => return fault(header.p1),
+            INS_FAULT => return fault(header.p1, header.p2),
             INS_CHANNEL => (vec![channel.get(), header.cla], StatusWord::OK),
             INS_COUNT => (count.to_be_bytes().to_vec(), StatusWord::OK),
             _ => (Vec::new(), StatusWord::INS_NOT_SUPPORTED),
@@ -149,13 +153,14 @@ pub fn pattern(length: u16) -> Vec<u8> {
     (0..251).cycle().take(usize::from(length)).collect()
 }
 
-fn fault(kind: u8) -> Outcome {
+fn fault(kind: u8, p2: u8) -> Outcome {
     Outcome::Fault(match kind {
         FAULT_EMPTY => Fault::Raw(Vec::new()),
         FAULT_ONE_BYTE => Fault::Raw(vec![0x90]),
         FAULT_MUTE => Fault::Mute,
         FAULT_RESET => Fault::Reset,
-        FAULT_REMOVAL => Fault::Removal,
+        FAULT_REMOVAL if p2 == 0 => Fault::Removal(DEFAULT_REMOVAL),
+        FAULT_REMOVAL => Fault::Removal(REMOVAL_UNIT * u32::from(p2)),
         FAULT_TOO_LONG => Fault::Raw(vec![0x90; MAX_RESPONSE + 1]),
         _ => return StatusWord::INCORRECT_P1_P2.into(),
     })
