@@ -14,10 +14,11 @@ use secure_element::apdu::{CommandApdu, MAX_RESPONSE, ResponseApdu};
 use secure_element::atr::Atr;
 use secure_element::channel::{self, Aid, ChannelError, Opened, SelectResponse, Selected};
 use secure_element::class_byte::ChannelNumber;
+use secure_element::fci;
 use token_traits::control::{BrokerConfig, Feature, WorkerId, WorkerKind};
 use token_traits::port::{
     ChannelId, ChannelInfo, ChannelType, Command, MAX_REQUESTS_IN_FLIGHT, PortMessage, PortRequest,
-    ReaderId, ReaderInfo, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
+    ReaderId, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
 };
 use token_traits::{ErrorKind, Frame, Origin, PortId, PortIdentity, TokenError};
 use token_workers::protocol::{
@@ -50,6 +51,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a worker is killed.
 const TOO_LATE: &str = "missed its deadline";
+/// Why a request fails.
+const READER_GONE: &str = "the reader is gone";
 /// Why a worker is killed.
 const UNEXPECTED: &str = "sent something unexpected";
 
@@ -152,6 +155,10 @@ struct Port {
     pending_bytes: usize,
     /// A [`ReaderId`] is an index into this.
     readers: Vec<ReaderKey>,
+    /// The readers' elements of which the document knows, and whether it was told that they are present.
+    elements: HashMap<ReaderKey, bool>,
+    /// Whether it is told what becomes of elements.
+    watches_elements: bool,
     sessions: HashMap<SessionId, ReaderKey>,
     channels: HashMap<ChannelId, OpenChannel>,
     next_session: u32,
@@ -163,6 +170,20 @@ struct OpenChannel {
     reader: ReaderKey,
     session: SessionId,
     number: ChannelNumber,
+    /// By what SELECT finds the next applet, where the channel was opened with a partial AID.
+    partial: Option<(Aid, SelectResponse)>,
+}
+
+impl Port {
+    /// The name that the document has for a reader.
+    fn reader_id(&mut self, key: ReaderKey) -> ReaderId {
+        let known = self.readers.iter().position(|known| *known == key);
+        let index = known.unwrap_or_else(|| {
+            self.readers.push(key);
+            self.readers.len() - 1
+        });
+        ReaderId(index as u32)
+    }
 }
 
 impl Default for Broker {
@@ -230,7 +251,8 @@ impl Broker {
             let idle = reader.idle_since.map(|since| since + IDLE_LIMIT);
             asked.chain(running).chain(start).chain(idle)
         });
-        let monitor = self.monitor.deadline(!self.waiting_for_readers.is_empty());
+        let monitor_is_missed = self.monitor.worker().is_none() && self.monitor_is_wanted();
+        let monitor = self.monitor.deadline(monitor_is_missed);
         let waiting = self.waiting_for_readers.iter().map(|(_, until)| *until);
         readers.chain(monitor).chain(waiting).min()
     }
@@ -294,6 +316,8 @@ impl Broker {
                 in_flight: HashMap::new(),
                 pending_bytes: 0,
                 readers: Vec::new(),
+                elements: HashMap::new(),
+                watches_elements: false,
                 sessions: HashMap::new(),
                 channels: HashMap::new(),
                 next_session: 1,
@@ -393,13 +417,18 @@ impl Broker {
                 let key = self.reader_key(ticket.port, reader);
                 self.close_matching(ticket, now, |_, _, of| Some(of) == key);
             }
-            RequestBody::Shutdown => self.close_matching(ticket, now, |_, _, _| true),
-            RequestBody::Reset(_) | RequestBody::SelectNext(_) => {
-                return Err(TokenError::new(
-                    ErrorKind::NotImplemented,
-                    "not implemented yet",
-                ));
+            RequestBody::Shutdown => {
+                if let Some(port) = self.ports.get_mut(&ticket.port) {
+                    port.watches_elements = false;
+                }
+                self.close_matching(ticket, now, |_, _, _| true);
             }
+            RequestBody::WatchElements => self.watch_elements(ticket, now),
+            RequestBody::Reset(reader) => self.ask_reset(ticket, reader, now)?,
+            RequestBody::SelectNext {
+                channel,
+                timeout_ms,
+            } => self.ask_select_next(ticket, channel, timeout_ms, now)?,
         }
         Ok(())
     }
@@ -446,6 +475,9 @@ impl Broker {
         for port in affected {
             self.revoke(port, now);
         }
+        // Whom it is allowed now finds elements that were there before.
+        self.tell_elements();
+        self.want_monitor(now);
     }
 
     /// Takes from a port everything that it has opened or asked for.
@@ -462,6 +494,9 @@ impl Broker {
         }
         for ticket in refused {
             self.refuse(ticket, ErrorKind::Security, "the permission was withdrawn");
+        }
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.elements.clear();
         }
         for key in self.drop_matching(id, |_, _, _| true) {
             self.advance(key, now);
@@ -502,22 +537,59 @@ impl Broker {
         };
         let mut infos = Vec::new();
         if access::may_see_readers(&port.identity, &self.grants) {
+            port.watches_elements = true;
             for (key, reader) in &self.readers {
-                let known = port.readers.iter().position(|known| known == key);
-                let index = known.unwrap_or_else(|| {
-                    port.readers.push(*key);
-                    port.readers.len() - 1
-                });
-                infos.push(ReaderInfo {
-                    id: ReaderId(index as u32),
-                    name: reader.display_name.clone(),
-                    element_type: reader.element_type,
-                    removable: reader.removable,
-                    present: reader.present,
-                });
+                port.elements.insert(*key, reader.present);
+                infos.push(reader.info(port.reader_id(*key)));
             }
         }
         self.reply(ticket, Ok(ReplyBody::Readers(infos)));
+    }
+
+    /// Tells a document about the elements that are there, and from now on about those that come and go.
+    fn watch_elements(&mut self, ticket: Ticket, now: Instant) {
+        if let Some(port) = self.ports.get_mut(&ticket.port) {
+            port.watches_elements = true;
+            port.elements.clear();
+        }
+        self.tell_elements();
+        self.want_monitor(now);
+        self.reply(ticket, Ok(ReplyBody::Done));
+    }
+
+    /// Tells each document that watches what has become of elements since it was last told.
+    fn tell_elements(&mut self) {
+        for (id, port) in &mut self.ports {
+            if !port.watches_elements || !access::may_see_readers(&port.identity, &self.grants) {
+                continue;
+            }
+            for (key, reader) in &self.readers {
+                let told = port.elements.insert(*key, reader.present);
+                if told.unwrap_or(false) != reader.present {
+                    let info = reader.info(port.reader_id(*key));
+                    self.outputs
+                        .push(Output::ToPort(*id, PortMessage::Element(info)));
+                }
+            }
+        }
+    }
+
+    /// Notes whether a card is in a reader. Without one, there is nothing left of what was open.
+    fn set_present(&mut self, key: ReaderKey, present: bool, now: Instant) {
+        let Some(reader) = self.readers.get_mut(&key) else {
+            return;
+        };
+        if reader.present == present {
+            return;
+        }
+        reader.present = present;
+        if !present {
+            self.connection_lost(key, io_error(&WorkerError::CardRemoved.to_string()));
+        }
+        self.tell_elements();
+        if !present {
+            self.advance(key, now);
+        }
     }
 
     fn reader_key(&self, port: PortId, reader: ReaderId) -> Option<ReaderKey> {
@@ -525,8 +597,17 @@ impl Broker {
         readers.get(usize::try_from(reader.0).ok()?).copied()
     }
 
+    /// Whether somebody waits to learn about PC/SC's readers.
+    fn monitor_is_wanted(&self) -> bool {
+        self.config.pcsc
+            && (!self.waiting_for_readers.is_empty()
+                || self.ports.values().any(|port| {
+                    port.watches_elements && access::may_see_readers(&port.identity, &self.grants)
+                }))
+    }
+
     fn want_monitor(&mut self, now: Instant) {
-        if self.waiting_for_readers.is_empty() {
+        if !self.monitor_is_wanted() {
             return;
         }
         if let Wanted::Start(worker) = self.monitor.want(now, &mut self.next_worker) {
@@ -550,7 +631,7 @@ impl Broker {
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
-            self.remove_reader(key);
+            self.remove_reader(key, now);
         }
         for status in list {
             let found = self
@@ -560,24 +641,25 @@ impl Broker {
             match found {
                 Some((key, reader)) => {
                     let key = *key;
-                    reader.present = status.present;
-                    // Without a card there is nothing left of what was open. With another card in its place, the
-                    // worker finds that its connection is gone.
-                    if !status.present && reader.connected {
-                        self.connection_lost(key, WorkerError::CardRemoved);
-                        self.advance(key, now);
+                    let events = std::mem::replace(&mut reader.card_events, status.card_events);
+                    // Another card may be in its place already.
+                    if events != status.card_events {
+                        self.set_present(key, false, now);
                     }
+                    self.set_present(key, status.present, now);
                 }
-                None => self.add_reader(Reader::pcsc(status.name, status.present)),
+                None => self.add_reader(Reader::pcsc(status)),
             }
         }
         self.readers_are_known = true;
+        self.tell_elements();
         let waiting = std::mem::take(&mut self.waiting_for_readers);
         self.answer_waiting(waiting);
     }
 
-    fn remove_reader(&mut self, key: ReaderKey) {
-        self.connection_lost(key, WorkerError::NoReader);
+    fn remove_reader(&mut self, key: ReaderKey, now: Instant) {
+        self.set_present(key, false, now);
+        self.connection_lost(key, io_error(READER_GONE));
         let Some(reader) = self.readers.remove(&key) else {
             return;
         };
@@ -585,13 +667,15 @@ impl Broker {
             self.workers.remove(&worker);
             self.outputs.push(Output::KillWorker(worker));
         }
-        let gone = || io_error("the reader is gone");
+        for port in self.ports.values_mut() {
+            port.elements.remove(&key);
+        }
         if let Some(ticket) = reader.running.and_then(|running| running.step.ticket()) {
-            self.reply(ticket, Err(gone()));
+            self.reply(ticket, Err(io_error(READER_GONE)));
         }
         for job in reader.queue {
             match job {
-                Job::Asked { ticket, .. } => self.reply(ticket, Err(gone())),
+                Job::Asked { ticket, .. } => self.reply(ticket, Err(io_error(READER_GONE))),
                 Job::Barrier(group) => self.pass_barrier(group),
                 Job::CloseChannel(_) => {}
             }
@@ -606,18 +690,69 @@ impl Broker {
         reader: ReaderId,
         now: Instant,
     ) -> Result<(), TokenError> {
-        let port = self.port(ticket.port)?;
-        if !access::may_see_readers(&port.identity, &self.grants) {
+        let key = self.visible_reader(ticket.port, reader)?;
+        self.enqueue(key, ticket, Task::OpenSession, DEFAULT_TIMEOUT, now)
+    }
+
+    /// The reader that a document names, if it may use it.
+    fn visible_reader(&self, id: PortId, reader: ReaderId) -> Result<ReaderKey, TokenError> {
+        if !access::may_see_readers(&self.port(id)?.identity, &self.grants) {
             return Err(TokenError::new(
                 ErrorKind::Security,
                 "this origin may not use the reader",
             ));
         }
-        let key = self
-            .reader_key(ticket.port, reader)
+        self.reader_key(id, reader)
             .filter(|key| self.readers.contains_key(key))
-            .ok_or_else(|| io_error("the reader is gone"))?;
-        self.enqueue(key, ticket, Task::OpenSession, DEFAULT_TIMEOUT, now)
+            .ok_or_else(|| io_error(READER_GONE))
+    }
+
+    fn ask_reset(
+        &mut self,
+        ticket: Ticket,
+        reader: ReaderId,
+        now: Instant,
+    ) -> Result<(), TokenError> {
+        let key = self.visible_reader(ticket.port, reader)?;
+        self.check_reset(ticket.port, key)?;
+        self.enqueue(key, ticket, Task::Reset, DEFAULT_TIMEOUT, now)
+    }
+
+    /// A reset takes the sessions of everybody, so nobody else may have one.
+    fn check_reset(&self, id: PortId, key: ReaderKey) -> Result<(), TokenError> {
+        let own = &self.port(id)?.identity;
+        let is_shared = self.ports.values().any(|port| {
+            !port.identity.is_same_party(own) && port.sessions.values().any(|of| *of == key)
+        });
+        if is_shared {
+            return Err(TokenError::new(
+                ErrorKind::Security,
+                "another site uses the card, so it cannot be reset",
+            ));
+        }
+        Ok(())
+    }
+
+    fn ask_select_next(
+        &mut self,
+        ticket: Ticket,
+        channel: ChannelId,
+        timeout_ms: Option<u32>,
+        now: Instant,
+    ) -> Result<(), TokenError> {
+        let channel = self.open_channel(ticket.port, channel)?;
+        let Some((aid, response)) = channel.partial else {
+            return Err(TokenError::new(
+                ErrorKind::InvalidState,
+                "the channel was not opened with a partial AID",
+            ));
+        };
+        let command = channel::select_next(&aid, response, channel.number)
+            .map_err(|error| invalid_value(&error))?;
+        let task = Task::SelectNext {
+            command: command.encode(),
+        };
+        self.enqueue(channel.reader, ticket, task, time_limit(timeout_ms), now)
     }
 
     fn ask_channel(
@@ -664,17 +799,18 @@ impl Broker {
         timeout_ms: Option<u32>,
         now: Instant,
     ) -> Result<(), TokenError> {
-        let channel = *self
-            .port(ticket.port)?
-            .channels
-            .get(&channel)
-            .ok_or_else(|| closed("channel"))?;
+        let channel = self.open_channel(ticket.port, channel)?;
         let command = apdu::prepare(command, channel.number)?;
-        let timeout = timeout_ms.map_or(DEFAULT_TIMEOUT, |milliseconds| {
-            Duration::from_millis(milliseconds.into()).min(MAX_TIMEOUT)
-        });
         let task = Task::Transmit { command };
-        self.enqueue(channel.reader, ticket, task, timeout, now)
+        self.enqueue(channel.reader, ticket, task, time_limit(timeout_ms), now)
+    }
+
+    fn open_channel(&self, port: PortId, channel: ChannelId) -> Result<OpenChannel, TokenError> {
+        let channels = &self.port(port)?.channels;
+        channels
+            .get(&channel)
+            .copied()
+            .ok_or_else(|| closed("channel"))
     }
 
     fn port(&self, port: PortId) -> Result<&Port, TokenError> {
@@ -692,7 +828,7 @@ impl Broker {
         let reader = self
             .readers
             .get_mut(&key)
-            .ok_or_else(|| io_error("the reader is gone"))?;
+            .ok_or_else(|| io_error(READER_GONE))?;
         if reader.queue.len() >= MAX_QUEUE {
             return Err(io_error("too many requests wait for this reader"));
         }
@@ -875,14 +1011,26 @@ impl Broker {
         };
         match task {
             Task::OpenSession => {
-                let reset = reader.needs_reset;
+                let reset = reader.needs_reset && reader.sessions == 0;
                 let body = protocol::RequestBody::Connect { reset };
-                self.run(key, Step::Connect(ticket), body, deadline);
+                self.run(key, Step::Connect { ticket, reset }, body, deadline);
             }
             Task::Transmit { command } => {
                 let body = transmit(command, false, deadline, now);
                 self.run(key, Step::Transmit(ticket), body, deadline);
             }
+            Task::SelectNext { command } => {
+                let body = transmit(command, true, deadline, now);
+                self.run(key, Step::SelectNext(ticket), body, deadline);
+            }
+            // Another origin may have got a session meanwhile.
+            Task::Reset => match self.check_reset(ticket.port, key) {
+                Ok(()) => {
+                    let body = protocol::RequestBody::Reset;
+                    self.run(key, Step::Reset(ticket), body, deadline);
+                }
+                Err(error) => self.reply(ticket, Err(error)),
+            },
             Task::OpenChannel { session, .. } if !port.sessions.contains_key(&session) => {
                 self.reply(ticket, Err(closed("session")));
             }
@@ -938,7 +1086,9 @@ impl Broker {
         now: Instant,
     ) {
         let command = match &applet {
-            Applet::Implicit => return self.channel_opened(key, ticket, session, channel, None),
+            Applet::Implicit => {
+                return self.channel_opened(key, ticket, session, channel, None, None);
+            }
             Applet::IssuerSecurityDomain => channel::select(None, response, channel),
             Applet::Named(aid) => channel::select(Some(aid), response, channel),
         };
@@ -948,6 +1098,8 @@ impl Broker {
                     ticket,
                     session,
                     channel,
+                    applet,
+                    response,
                 };
                 let body = transmit(command.encode(), true, deadline, now);
                 self.run(key, step, body, deadline);
@@ -965,6 +1117,7 @@ impl Broker {
         ticket: Ticket,
         session: SessionId,
         number: ChannelNumber,
+        partial: Option<(Aid, SelectResponse)>,
         open_response: Option<Vec<u8>>,
     ) {
         // The port or the session may have been closed meanwhile.
@@ -984,6 +1137,7 @@ impl Broker {
                 reader: key,
                 session,
                 number,
+                partial,
             },
         );
         let info = ChannelInfo { id, open_response };
@@ -1076,9 +1230,17 @@ impl Broker {
                     let message = "communication with the card ended or took too long";
                     self.refuse(ticket, ErrorKind::Io, message);
                 }
-                self.connection_lost(key, WorkerError::NotConnected);
+                self.connection_lost(key, io_error(&WorkerError::NotConnected.to_string()));
                 if !was_ready {
                     self.fail_queue(key, "communication with the card cannot be started");
+                }
+                // The embedded card ended with its worker, and comes with the next one.
+                if self
+                    .readers
+                    .get(&key)
+                    .is_some_and(|reader| reader.pcsc_name().is_none())
+                {
+                    self.set_present(key, true, now);
                 }
                 self.advance(key, now);
             }
@@ -1105,7 +1267,7 @@ impl Broker {
 
     /// Closes everything that was opened through a reader's connection, and fails what waited to use it. Requests for
     /// a new session stay.
-    fn connection_lost(&mut self, key: ReaderKey, error: WorkerError) {
+    fn connection_lost(&mut self, key: ReaderKey, error: TokenError) {
         let Some(reader) = self.readers.get_mut(&key) else {
             return;
         };
@@ -1115,7 +1277,7 @@ impl Broker {
         let mut failed = Vec::new();
         reader.queue.retain(|job| match job {
             Job::Asked {
-                task: Task::OpenSession,
+                task: Task::OpenSession | Task::Reset,
                 ..
             }
             | Job::Barrier(_) => true,
@@ -1130,7 +1292,7 @@ impl Broker {
             port.sessions.retain(|_, reader| *reader != key);
         }
         for ticket in failed {
-            self.reply(ticket, Err(io_error(&error.to_string())));
+            self.reply(ticket, Err(error.clone()));
         }
     }
 
@@ -1142,6 +1304,14 @@ impl Broker {
             (Role::Monitor, Ok(WorkerMessage::Readers(list))) => self.readers_changed(list, now),
             (Role::Monitor, Ok(WorkerMessage::NoService)) => {
                 self.readers_changed(Vec::new(), now);
+            }
+            (Role::Reader(key), Ok(WorkerMessage::CardPresent(present)))
+                if self
+                    .readers
+                    .get(&key)
+                    .is_some_and(|reader| reader.pcsc_name().is_none()) =>
+            {
+                self.set_present(key, present, now);
             }
             (Role::Reader(key), Ok(WorkerMessage::Reply { request, result })) => {
                 let running = self
@@ -1167,19 +1337,21 @@ impl Broker {
     ) {
         let Running { step, deadline, .. } = running;
         match result {
-            Ok(protocol::ReplyBody::Connected(connected)) if matches!(step, Step::Connect(_)) => {
-                if let Some(ticket) = step.ticket() {
-                    self.session_opened(key, ticket, &connected);
-                }
-            }
-            Ok(protocol::ReplyBody::Done) if matches!(step, Step::Disconnect) => {
-                // The reset that `needs_reset` asks for is only due where something may have stayed open.
-                self.connection_lost(key, WorkerError::NotConnected);
-            }
             Ok(protocol::ReplyBody::Response(response)) => {
                 self.response(key, step, deadline, response, now);
             }
-            Ok(_) => self.step_failed(key, step, WorkerError::Communication),
+            Ok(reply) => match (step, reply) {
+                (Step::Connect { ticket, reset }, protocol::ReplyBody::Connected(connected)) => {
+                    self.session_opened(key, ticket, reset, &connected);
+                }
+                (Step::Reset(ticket), protocol::ReplyBody::Connected(_)) => {
+                    self.reader_was_reset(key, ticket);
+                }
+                (Step::Disconnect, protocol::ReplyBody::Done) => {
+                    self.connection_lost(key, io_error(&WorkerError::NotConnected.to_string()));
+                }
+                (step, _) => self.step_failed(key, step, WorkerError::Communication),
+            },
             Err(error) => self.step_failed(key, step, error),
         }
         self.advance(key, now);
@@ -1194,6 +1366,8 @@ impl Broker {
         };
         if error.keeps_connection() {
             match step {
+                // The card may have opened a channel all the same.
+                Step::Open { .. } => reader.needs_reset = true,
                 Step::Select { channel, .. } => self.close_first(key, channel),
                 Step::Close(channel) => {
                     reader.channels.remove(&channel);
@@ -1206,16 +1380,31 @@ impl Broker {
         } else {
             reader.needs_reset |= reader.connected
                 && !matches!(error, WorkerError::CardReset | WorkerError::CardRemoved);
-            self.connection_lost(key, error);
+            self.connection_lost(key, io_error(&error.to_string()));
         }
     }
 
-    fn session_opened(&mut self, key: ReaderKey, ticket: Ticket, connected: &Connected) {
+    fn reader_was_reset(&mut self, key: ReaderKey, ticket: Ticket) {
+        self.connection_lost(key, closed("channel"));
+        if let Some(reader) = self.readers.get_mut(&key) {
+            reader.connected = true;
+            reader.needs_reset = false;
+        }
+        self.reply(ticket, Ok(ReplyBody::Done));
+    }
+
+    fn session_opened(
+        &mut self,
+        key: ReaderKey,
+        ticket: Ticket,
+        reset: bool,
+        connected: &Connected,
+    ) {
         let Some(reader) = self.readers.get_mut(&key) else {
             return;
         };
         if connected.fresh && reader.connected {
-            self.connection_lost(key, WorkerError::CardReset);
+            self.connection_lost(key, io_error(&WorkerError::CardReset.to_string()));
         }
         let Some(reader) = self.readers.get_mut(&key) else {
             return;
@@ -1224,8 +1413,7 @@ impl Broker {
             .ok()
             .map(|atr| atr.historical_bytes().to_vec());
         reader.connected = true;
-        reader.needs_reset = false;
-        reader.present = true;
+        reader.needs_reset &= !reset;
         // The port may have gone, and the grant with it, while the worker connected.
         let Some(port) = self.ports.get_mut(&ticket.port) else {
             return;
@@ -1277,6 +1465,7 @@ impl Broker {
             } => match channel::parse_opened(&response) {
                 // A card that opens an open channel once more has lost track of what it serves to whom.
                 Ok(Opened::Channel(channel)) if !reader.channels.insert(channel) => {
+                    reader.needs_reset = true;
                     let message = "the card opened a channel that is open already";
                     self.refuse(ticket, ErrorKind::Io, message);
                 }
@@ -1292,16 +1481,31 @@ impl Broker {
                 Err(error @ ChannelError::Refused(_)) => {
                     self.refuse(ticket, ErrorKind::NoChannel, error.to_string());
                 }
-                Err(error) => self.refuse(ticket, ErrorKind::Io, error.to_string()),
+                // It says that it has opened something.
+                Err(error) => {
+                    reader.needs_reset = true;
+                    self.refuse(ticket, ErrorKind::Io, error.to_string());
+                }
             },
             Step::Select {
                 ticket,
                 session,
                 channel,
+                applet,
+                response: wanted,
             } => {
                 let (kind, message) = match channel::parse_selected(&response) {
                     Ok(Selected::Application) => {
-                        return self.channel_opened(key, ticket, session, channel, Some(bytes));
+                        let partial = partial_aid(applet, &response).map(|aid| (aid, wanted));
+                        let open_response = Some(bytes);
+                        return self.channel_opened(
+                            key,
+                            ticket,
+                            session,
+                            channel,
+                            partial,
+                            open_response,
+                        );
                     }
                     Ok(Selected::NoApplication) => (
                         ErrorKind::NoApplication,
@@ -1315,6 +1519,24 @@ impl Broker {
                 };
                 self.refuse(ticket, kind, message);
                 self.close_first(key, channel);
+            }
+            Step::SelectNext(ticket) => match channel::parse_selected(&response) {
+                Ok(Selected::Application) => {
+                    self.reply(ticket, Ok(ReplyBody::Response(bytes)));
+                }
+                Ok(Selected::NoApplication) => {
+                    let message = "the card has no further applet of this AID";
+                    self.refuse(ticket, ErrorKind::NoApplication, message);
+                }
+                Ok(Selected::NoChannel) | Err(_) => {
+                    let message = "the card does not select the next applet";
+                    self.refuse(ticket, ErrorKind::Unsupported, message);
+                }
+            },
+            // The card cannot be told any better.
+            Step::Close(channel) if response.status.is_error() => {
+                reader.needs_reset = true;
+                reader.channels.remove(&channel);
             }
             Step::Close(channel) => {
                 reader.channels.remove(&channel);
@@ -1331,11 +1553,29 @@ impl Broker {
             Step::ResetBasic | Step::SelectDefault => {
                 reader.channels.remove(&ChannelNumber::BASIC);
             }
-            Step::Connect(_) | Step::Transmit(_) | Step::Disconnect => {
+            Step::Connect { .. } | Step::Transmit(_) | Step::Reset(_) | Step::Disconnect => {
                 self.step_failed(key, step, WorkerError::Communication);
             }
         }
     }
+}
+
+/// The AID with which a channel was opened, unless it is the complete name of what the card selected.
+fn partial_aid(applet: Applet, response: &ResponseApdu) -> Option<Aid> {
+    match applet {
+        Applet::Named(aid) if aid.as_bytes().len() < Aid::MAX_LENGTH => {
+            let name = fci::df_name(&response.data).ok().flatten();
+            (name != Some(aid)).then_some(aid)
+        }
+        Applet::Named(_) | Applet::Implicit | Applet::IssuerSecurityDomain => None,
+    }
+}
+
+/// How long a command may take for which the page gives so many milliseconds.
+fn time_limit(timeout_ms: Option<u32>) -> Duration {
+    timeout_ms.map_or(DEFAULT_TIMEOUT, |milliseconds| {
+        Duration::from_millis(milliseconds.into()).min(MAX_TIMEOUT)
+    })
 }
 
 fn transmit(

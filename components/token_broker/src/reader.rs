@@ -11,7 +11,8 @@ use secure_element::channel::{Aid, SelectResponse};
 use secure_element::class_byte::ChannelNumber;
 use token_traits::PortId;
 use token_traits::control::WorkerKind;
-use token_traits::port::{ChannelType, ElementType, RequestId, SessionId};
+use token_traits::port::{ChannelType, ElementType, ReaderId, ReaderInfo, RequestId, SessionId};
+use token_workers::protocol::ReaderStatus;
 
 use crate::supervision::Slot;
 
@@ -61,6 +62,10 @@ pub(crate) enum Task {
     Transmit {
         command: Vec<u8>,
     },
+    SelectNext {
+        command: Vec<u8>,
+    },
+    Reset,
 }
 
 /// What is selected on a channel that is being opened.
@@ -83,7 +88,10 @@ pub(crate) struct Running {
 /// What the worker's answer is for.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Connect(Ticket),
+    Connect {
+        ticket: Ticket,
+        reset: bool,
+    },
     /// MANAGE CHANNEL open; SELECT follows.
     Open {
         ticket: Ticket,
@@ -95,8 +103,12 @@ pub(crate) enum Step {
         ticket: Ticket,
         session: SessionId,
         channel: ChannelNumber,
+        applet: Applet,
+        response: SelectResponse,
     },
     Transmit(Ticket),
+    SelectNext(Ticket),
+    Reset(Ticket),
     /// MANAGE CHANNEL close.
     Close(ChannelNumber),
     /// MANAGE CHANNEL reset of the basic channel.
@@ -110,10 +122,12 @@ impl Step {
     /// Who waits for it.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         match *self {
-            Self::Connect(ticket)
+            Self::Connect { ticket, .. }
             | Self::Open { ticket, .. }
             | Self::Select { ticket, .. }
-            | Self::Transmit(ticket) => Some(ticket),
+            | Self::Transmit(ticket)
+            | Self::SelectNext(ticket)
+            | Self::Reset(ticket) => Some(ticket),
             Self::Close(_) | Self::ResetBasic | Self::SelectDefault | Self::Disconnect => None,
         }
     }
@@ -127,10 +141,12 @@ pub(crate) struct Reader {
     pub(crate) element_type: ElementType,
     pub(crate) removable: bool,
     pub(crate) present: bool,
+    /// PC/SC's count of the cards that came and went.
+    pub(crate) card_events: u32,
     pub(crate) slot: Slot,
     /// Whether the worker is connected to the card.
     pub(crate) connected: bool,
-    /// An earlier connection may have left channels open or PINs verified in the card.
+    /// Channels that nobody knows of may be open in the card, or PINs verified. It is reset when nobody uses it.
     pub(crate) needs_reset: bool,
     /// How many sessions ports have on it.
     pub(crate) sessions: usize,
@@ -152,18 +168,20 @@ impl Reader {
         )
     }
 
-    pub(crate) fn pcsc(name: String, present: bool) -> Self {
-        let display_name = name
+    pub(crate) fn pcsc(status: ReaderStatus) -> Self {
+        let display_name = status
+            .name
             .chars()
             .filter(|character| !character.is_control())
             .take(MAX_DISPLAYED_NAME)
             .collect();
-        Self::new(
-            display_name,
-            ElementType::SmartCard,
-            WorkerKind::PcscReader { reader: name },
-            present,
-        )
+        let kind = WorkerKind::PcscReader {
+            reader: status.name,
+        };
+        Self {
+            card_events: status.card_events,
+            ..Self::new(display_name, ElementType::SmartCard, kind, status.present)
+        }
     }
 
     fn new(
@@ -177,6 +195,7 @@ impl Reader {
             element_type,
             removable: element_type != ElementType::Embedded,
             present,
+            card_events: 0,
             slot: Slot::new(kind),
             connected: false,
             needs_reset: false,
@@ -185,6 +204,17 @@ impl Reader {
             queue: VecDeque::new(),
             running: None,
             idle_since: None,
+        }
+    }
+
+    /// What a page is told about it.
+    pub(crate) fn info(&self, id: ReaderId) -> ReaderInfo {
+        ReaderInfo {
+            id,
+            name: self.display_name.clone(),
+            element_type: self.element_type,
+            removable: self.removable,
+            present: self.present,
         }
     }
 

@@ -32,8 +32,6 @@ pub enum ErrorKind {
     Unknown,
     /// `NotAllowedError`: this document gets no port, or the user did not consent.
     NotAllowed,
-    /// `NotSupportedError`: the call is not implemented yet.
-    NotImplemented,
 }
 
 impl ErrorKind {
@@ -50,7 +48,6 @@ impl ErrorKind {
             Self::Unsupported => "SEUnsupportedException",
             Self::Unknown => "SEUnknownException",
             Self::NotAllowed => "NotAllowedError",
-            Self::NotImplemented => "NotSupportedError",
         }
     }
 }

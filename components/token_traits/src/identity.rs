@@ -98,6 +98,15 @@ pub struct PortIdentity {
     pub since_user_input: Option<Duration>,
 }
 
+impl PortIdentity {
+    /// Whether two documents are of one party: what one of them may do to a card, the other may do as well.
+    pub fn is_same_party(&self, other: &Self) -> bool {
+        self.origin == other.origin
+            && self.top_level_origin == other.top_level_origin
+            && self.private == other.private
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Origin;

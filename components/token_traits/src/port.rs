@@ -53,6 +53,9 @@ pub struct PortRequest {
 pub enum RequestBody {
     /// `SecureElementManager.getReaders()`. Answered by [`ReplyBody::Readers`].
     GetReaders,
+    /// A listener for the events of `SecureElementManager` was attached. Answered by [`ReplyBody::Done`], after a
+    /// [`PortMessage::Element`] for each element that is present.
+    WatchElements,
     /// `SecureElementManager.shutdown()`. Answered by [`ReplyBody::Done`].
     Shutdown,
     /// `Reader.openSession()`. Answered by [`ReplyBody::Session`].
@@ -86,7 +89,12 @@ pub enum RequestBody {
         timeout_ms: Option<u32>,
     },
     /// `Channel.selectNext()`. Answered by [`ReplyBody::Response`].
-    SelectNext(ChannelId),
+    SelectNext {
+        /// The channel whose applet is to change.
+        channel: ChannelId,
+        /// As in [`RequestBody::Transmit`].
+        timeout_ms: Option<u32>,
+    },
     /// `Channel.close()`. Answered by [`ReplyBody::Done`], also when it is closed already.
     CloseChannel(ChannelId),
 }
@@ -144,6 +152,10 @@ pub enum PortMessage {
         /// What came of it.
         result: Result<ReplyBody, TokenError>,
     },
+    /// An element has come into a reader (`sepresent`) or has gone from it (`seremoval`), whichever
+    /// [`ReaderInfo::present`] says. Sent without being asked to a document that has asked for the readers or watches,
+    /// as long as it may see the reader. What was open on an element that has gone is closed by then.
+    Element(ReaderInfo),
 }
 
 /// A successful answer.

@@ -49,8 +49,10 @@ pub fn run(channels: Channels<Frame, Frame>) -> ExitCode {
     }
     match watch(&context, &replies) {
         Ok(()) => ExitCode::SUCCESS,
+        // Locked down, this process cannot connect to a new service.
         Err(error) => {
             log::info!("the PC/SC service ended: {error}");
+            let _ = send(&replies, &WorkerMessage::NoService);
             ExitCode::FAILURE
         }
     }
@@ -124,7 +126,7 @@ fn status(state: &ReaderState) -> Option<ReaderStatus> {
     Some(ReaderStatus {
         name: usable_name(state.name())?.to_owned(),
         present: flags.contains(State::PRESENT),
-        atr: state.atr().to_vec(),
+        card_events: state.event_count(),
     })
 }
 

@@ -78,8 +78,11 @@ pub enum WorkerMessage {
     },
     /// From the monitor: all PC/SC readers, whenever anything about them has changed, and once at the start.
     Readers(Vec<ReaderStatus>),
-    /// From the monitor: there is no PC/SC service, so there are no readers. It goes on looking for one.
+    /// From the monitor: there is no PC/SC service (any more), so there are no readers, and nothing stands that was
+    /// connected through it. It, or its successor, goes on looking for one.
     NoService,
+    /// From a worker whose reader PC/SC does not watch: its card has come back or has gone.
+    CardPresent(bool),
 }
 
 /// A successful answer.
@@ -131,8 +134,9 @@ pub struct ReaderStatus {
     pub name: String,
     /// Whether there is a card in it.
     pub present: bool,
-    /// The card's answer to reset; empty without a card, or with one that does not answer.
-    pub atr: Vec<u8>,
+    /// Goes up, modulo 2^16, whenever a card comes or goes: a card that was changed for another one between two looks
+    /// shows in it only.
+    pub card_events: u32,
 }
 
 /// Most PC/SC readers that are looked at, as in pcsclite.

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use ipc_channel::TryRecvError;
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use secure_element::apdu::CommandApdu;
 use secure_element::exchange::{self, ExchangeError, Kind};
@@ -32,11 +33,34 @@ pub trait Device {
 
     /// Lets go of the card and leaves it as it is.
     fn disconnect(&mut self);
+
+    /// Where nobody else watches the reader: after how long its card, which has gone, will be back.
+    fn card_returns_after(&mut self) -> Option<Duration> {
+        None
+    }
 }
 
-/// Serves a device until the channel closes or the peer breaks the protocol.
+/// Serves a device until the channel closes, the peer breaks the protocol, or the device is of no use any more.
 pub fn serve(device: &mut impl Device, requests: &IpcReceiver<Frame>, replies: &IpcSender<Frame>) {
-    while let Ok(frame) = requests.recv() {
+    let mut card_is_away = false;
+    loop {
+        let returns_after = device.card_returns_after();
+        if returns_after.is_some() != card_is_away {
+            card_is_away = !card_is_away;
+            if send(replies, &WorkerMessage::CardPresent(!card_is_away)).is_err() {
+                break;
+            }
+        }
+        let frame = match returns_after {
+            None => requests.recv().ok(),
+            Some(time) => match requests.try_recv_timeout(time) {
+                Err(TryRecvError::Empty) => continue,
+                received => received.ok(),
+            },
+        };
+        let Some(frame) = frame else {
+            break;
+        };
         let WorkerRequest { id, body } = match frame.decode() {
             Ok(request) => request,
             Err(error) => {
@@ -48,19 +72,24 @@ pub fn serve(device: &mut impl Device, requests: &IpcReceiver<Frame>, replies: &
         if let Err(error) = &result {
             log::debug!("request {id}: {error}");
         }
-        let message = WorkerMessage::Reply {
+        // Locked down, this process cannot connect to a new service. Its successor can.
+        let is_over = result == Err(WorkerError::NoService);
+        let reply = WorkerMessage::Reply {
             request: id,
             result,
         };
-        let Ok(frame) = Frame::encode(&message) else {
-            log::error!("a reply does not fit into a frame");
-            break;
-        };
-        if replies.send(frame).is_err() {
+        if send(replies, &reply).is_err() || is_over {
             break;
         }
     }
     device.disconnect();
+}
+
+fn send(replies: &IpcSender<Frame>, message: &WorkerMessage) -> Result<(), ()> {
+    let frame = Frame::encode(message).map_err(|error| {
+        log::error!("a message does not fit into a frame: {error}");
+    })?;
+    replies.send(frame).map_err(|_| ())
 }
 
 fn perform(device: &mut impl Device, body: RequestBody) -> Result<ReplyBody, WorkerError> {

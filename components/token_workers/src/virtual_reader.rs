@@ -4,6 +4,8 @@
 
 //! The embedded card in software.
 
+use std::time::Duration;
+
 use secure_element::atr::Atr;
 use virtual_card::{Card, UnknownProfile, VirtualCard};
 
@@ -36,8 +38,9 @@ impl VirtualReader {
 
 impl Device for VirtualReader {
     fn connect(&mut self, reset: bool) -> Result<Connected, WorkerError> {
-        // A card that a fault took out of its reader comes back with the reset.
-        let reset = reset || !self.card.is_present();
+        if !self.card.is_present() {
+            return Err(WorkerError::NoCard);
+        }
         if reset {
             self.card.reset();
         }
@@ -76,5 +79,15 @@ impl Device for VirtualReader {
 
     fn disconnect(&mut self) {
         self.connected = false;
+    }
+
+    fn card_returns_after(&mut self) -> Option<Duration> {
+        let after = self.card.returns_after()?;
+        if after.is_zero() {
+            // It is put back, and powered up.
+            self.card.reset();
+            return None;
+        }
+        Some(after)
     }
 }

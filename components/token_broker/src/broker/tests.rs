@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use token_traits::Connection;
-use token_traits::port::ElementType;
+use token_traits::port::{ElementType, ReaderInfo};
 use virtual_card::applets::echo;
 use virtual_card::{Card, VirtualCard};
 
@@ -24,6 +24,8 @@ struct Rig {
     /// The cards outlive the workers that talk to them.
     cards: HashMap<WorkerKind, FakeCard>,
     replies: HashMap<(PortId, RequestId), Reply>,
+    /// What ports were told of elements without asking.
+    elements: Vec<(PortId, ReaderId, bool)>,
     closed_ports: HashSet<PortId>,
     killed: Vec<WorkerId>,
     released: Vec<WorkerId>,
@@ -83,7 +85,7 @@ fn status(name: &str, present: bool) -> ReaderStatus {
     ReaderStatus {
         name: name.into(),
         present,
-        atr: vec![],
+        card_events: 0,
     }
 }
 
@@ -102,6 +104,7 @@ impl Rig {
             workers: HashMap::new(),
             cards: HashMap::new(),
             replies: HashMap::new(),
+            elements: vec![],
             closed_ports: HashSet::new(),
             killed: vec![],
             released: vec![],
@@ -143,6 +146,10 @@ impl Rig {
                         !self.closed_ports.contains(&port),
                         "a reply to a closed port"
                     );
+                }
+                Output::ToPort(port, PortMessage::Element(info)) => {
+                    assert!(!self.closed_ports.contains(&port));
+                    self.elements.push((port, info.id, info.present));
                 }
                 Output::PortOpened(port) => assert!(!self.closed_ports.contains(&port)),
                 Output::ClosePort(port) => {
@@ -230,7 +237,16 @@ impl Rig {
                 worker.connected = false;
                 Ok(protocol::ReplyBody::Done)
             }
-            protocol::RequestBody::Reset => unreachable!(),
+            protocol::RequestBody::Reset => {
+                card.card.reset();
+                card.resets += 1;
+                worker.connected = true;
+                Ok(protocol::ReplyBody::Connected(Connected {
+                    atr: card.card.atr().to_vec(),
+                    protocol: protocol::Protocol::T1,
+                    fresh: true,
+                }))
+            }
         };
         self.worker_says(id, request, result);
         true
@@ -315,6 +331,28 @@ impl Rig {
             Ok(ReplyBody::Readers(readers)) => readers,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A port that knows the reader "Slot", and the monitor.
+    fn slot(&mut self, present: bool) -> (PortId, ReaderId, WorkerId) {
+        let port = self.open_port(self.next_request + 1000, ORIGIN);
+        self.send(port, RequestBody::GetReaders);
+        let monitor = self.start_worker().unwrap();
+        self.monitor_says(monitor, vec![status("Slot", present)]);
+        (port, self.readers(port)[1].id, monitor)
+    }
+
+    fn monitor_says(&mut self, monitor: WorkerId, readers: Vec<ReaderStatus>) {
+        let message = WorkerMessage::Readers(readers);
+        self.input(Input::WorkerFrame(
+            monitor,
+            Frame::encode(&message).unwrap(),
+        ));
+    }
+
+    /// What ports were told of elements since the last time.
+    fn told(&mut self) -> Vec<(PortId, ReaderId, bool)> {
+        std::mem::take(&mut self.elements)
     }
 
     fn open_session(&mut self, port: PortId) -> SessionId {
@@ -468,8 +506,6 @@ fn parameters_are_checked() {
         };
         assert_eq!(error(rig.ask(port, body)), ErrorKind::InvalidValue);
     }
-    let not_yet = rig.ask(port, RequestBody::SelectNext(channel));
-    assert_eq!(error(not_yet), ErrorKind::NotImplemented);
 }
 
 #[test]
@@ -965,6 +1001,271 @@ fn an_idle_pcsc_worker_is_released() {
     assert!(rig.ask(port, RequestBody::OpenSession(reader)).is_ok());
 }
 
+#[test]
+fn listeners_learn_of_elements_that_are_there_and_of_those_that_come_and_go() {
+    let mut rig = Rig::with_pcsc(true);
+    let port = rig.open_port(1, ORIGIN);
+    let other = rig.open_port(2, "https://other.example");
+    let request = rig.send(port, RequestBody::WatchElements);
+    assert_eq!(rig.take(port, request), Some(Ok(ReplyBody::Done)));
+    rig.send(other, RequestBody::WatchElements);
+    // Watching starts the monitor, and whoever may not see a reader is not told.
+    let [(port_told, embedded, true)] = rig.told()[..] else {
+        panic!("not the embedded card");
+    };
+    assert_eq!(port_told, port);
+    let monitor = rig.start_worker().unwrap();
+    let slot = |present, card_events| {
+        vec![ReaderStatus {
+            card_events,
+            ..status("Slot", present)
+        }]
+    };
+    rig.monitor_says(monitor, slot(false, 4));
+    assert_eq!(rig.told(), []);
+    rig.monitor_says(monitor, slot(true, 5));
+    let [(_, reader, true)] = rig.told()[..] else {
+        panic!("no card came");
+    };
+    assert!(reader != embedded);
+    rig.monitor_says(monitor, slot(true, 5));
+    assert_eq!(rig.told(), [], "nothing has changed");
+
+    // Another card in its place.
+    rig.monitor_says(monitor, slot(true, 7));
+    assert_eq!(rig.told(), [(port, reader, false), (port, reader, true)]);
+    rig.monitor_says(monitor, vec![]);
+    assert_eq!(rig.told(), [(port, reader, false)]);
+
+    // A listener that is attached later is told of what is there; so is an origin that is allowed later.
+    let late = rig.open_port(3, ORIGIN);
+    rig.send(late, RequestBody::WatchElements);
+    assert_eq!(rig.told(), [(late, ReaderId(0), true)]);
+    rig.grant("https://other.example", true);
+    assert_eq!(rig.told(), [(other, ReaderId(0), true)]);
+    rig.grant("https://other.example", false);
+    rig.send(port, RequestBody::Shutdown);
+    rig.monitor_says(monitor, slot(true, 8));
+    let [(told, _, true)] = rig.told()[..] else {
+        panic!("one listener is left");
+    };
+    assert_eq!(told, late);
+}
+
+#[test]
+fn what_was_open_is_closed_before_the_removal_is_told() {
+    let mut rig = Rig::with_pcsc(true);
+    let (port, reader, monitor) = rig.slot(true);
+    let Ok(ReplyBody::Session(session)) = rig.ask(port, RequestBody::OpenSession(reader)) else {
+        panic!("no session");
+    };
+    let channel = rig.open_channel(port, session.id);
+    assert_eq!(rig.told(), [], "the list has told already");
+    rig.monitor_says(monitor, vec![status("Slot", false)]);
+    assert_eq!(rig.told(), [(port, reader, false)]);
+    assert_eq!(error(rig.ask(port, echo(channel, b""))), ErrorKind::Closed);
+    let open = open(session.id, &echo::AID);
+    assert_eq!(error(rig.ask(port, open)), ErrorKind::Closed);
+}
+
+#[test]
+fn a_monitor_that_ends_is_replaced_while_somebody_watches() {
+    let mut rig = Rig::with_pcsc(true);
+    let (port, reader, monitor) = rig.slot(true);
+    rig.told();
+    // The service has ended: the readers go with it.
+    let no_service = Frame::encode(&WorkerMessage::NoService).unwrap();
+    rig.input(Input::WorkerFrame(monitor, no_service));
+    assert_eq!(rig.told(), [(port, reader, false)]);
+    rig.kill(monitor);
+    let mut monitor = None;
+    for _ in 0..3 {
+        monitor = rig.start_worker();
+        if monitor.is_some() {
+            break;
+        }
+        rig.tick();
+    }
+    rig.monitor_says(monitor.expect("a new monitor"), vec![status("Slot", true)]);
+    let [(told, again, true)] = rig.told()[..] else {
+        panic!("no reader");
+    };
+    assert!(told == port && again != reader);
+    // Nobody is left who watches.
+    rig.input(Input::ClosePort(port));
+    rig.kill(monitor.unwrap());
+    assert_eq!(rig.start_worker(), None);
+}
+
+#[test]
+fn the_embedded_card_can_go_and_come_back() {
+    let mut rig = Rig::new();
+    let (port, _, channel) = rig.echo();
+    let worker = rig.worker(&embedded()).unwrap();
+    let present = |present| Frame::encode(&WorkerMessage::CardPresent(present)).unwrap();
+    rig.input(Input::WorkerFrame(worker, present(false)));
+    assert_eq!(rig.told(), [(port, ReaderId(0), false)]);
+    assert_eq!(error(rig.ask(port, echo(channel, b""))), ErrorKind::Closed);
+    assert!(!rig.readers(port)[0].present);
+    rig.input(Input::WorkerFrame(worker, present(true)));
+    assert_eq!(rig.told(), [(port, ReaderId(0), true)]);
+    // It ends with its worker, and the next one has another.
+    rig.input(Input::WorkerFrame(worker, present(false)));
+    rig.kill(worker);
+    assert_eq!(
+        rig.told(),
+        [(port, ReaderId(0), false), (port, ReaderId(0), true)]
+    );
+}
+
+#[test]
+fn only_the_monitor_says_whether_a_pcsc_reader_has_a_card() {
+    let mut rig = Rig::with_pcsc(true);
+    let (port, reader, _) = rig.slot(true);
+    assert!(rig.ask(port, RequestBody::OpenSession(reader)).is_ok());
+    let kind = WorkerKind::PcscReader {
+        reader: "Slot".into(),
+    };
+    let worker = rig.worker(&kind).unwrap();
+    let lie = Frame::encode(&WorkerMessage::CardPresent(false)).unwrap();
+    rig.input(Input::WorkerFrame(worker, lie));
+    assert_eq!(rig.killed, [worker]);
+    assert_eq!(rig.told(), []);
+}
+
+#[test]
+fn the_next_applet_of_a_partial_aid_is_selected() {
+    let mut rig = Rig::new();
+    let (port, session, whole) = rig.echo();
+    let next = |channel| RequestBody::SelectNext {
+        channel,
+        timeout_ms: None,
+    };
+    assert_eq!(
+        error(rig.ask(port, next(whole))),
+        ErrorKind::InvalidState,
+        "a complete AID has no next"
+    );
+    for aid in [None, Some(&[][..])] {
+        let Ok(ReplyBody::Channel(channel)) = rig.ask(port, open_basic(session, aid)) else {
+            panic!("no channel");
+        };
+        assert_eq!(
+            error(rig.ask(port, next(channel.id))),
+            ErrorKind::InvalidState
+        );
+        assert!(rig.ask(port, RequestBody::CloseChannel(channel.id)).is_ok());
+    }
+
+    let Ok(ReplyBody::Channel(channel)) = rig.ask(port, open(session, &echo::AID[..6])) else {
+        panic!("no channel");
+    };
+    let mut names = vec![channel.open_response.unwrap()];
+    let end = loop {
+        match rig.ask(port, next(channel.id)) {
+            Ok(ReplyBody::Response(response)) => names.push(response),
+            other => break other,
+        }
+        assert!(names.len() < 20);
+    };
+    assert_eq!(error(end), ErrorKind::NoApplication);
+    let mut different: Vec<_> = names
+        .iter()
+        .map(|name| fci::df_name(&name[..name.len() - 2]).unwrap().unwrap())
+        .map(|name| name.as_bytes().to_vec())
+        .collect();
+    assert!(different.len() >= 3, "{different:?}");
+    different.sort();
+    different.dedup();
+    assert_eq!(different.len(), names.len());
+    // The last one is still selected.
+    assert!(rig.ask(port, echo(channel.id, b"here")).is_ok());
+
+    let worker = rig.worker(&embedded()).unwrap();
+    for (status, kind) in [
+        (0x6A82, ErrorKind::NoApplication),
+        (0x6999, ErrorKind::NoApplication),
+        (0x6A86, ErrorKind::Unsupported),
+        (0x6881, ErrorKind::Unsupported),
+    ] {
+        let request = rig.send(port, next(channel.id));
+        let asked = rig.workers.get_mut(&worker).unwrap().request.take();
+        let response = u16::to_be_bytes(status).to_vec();
+        rig.worker_says(
+            worker,
+            asked.unwrap().id,
+            Ok(protocol::ReplyBody::Response(response)),
+        );
+        assert_eq!(rig.kind(port, request), Some(kind));
+    }
+}
+
+#[test]
+fn a_reset_closes_what_its_origin_has_open_and_leaves_others_alone() {
+    let mut rig = Rig::new();
+    rig.grant("https://other.example", true);
+    let (port, session, channel) = rig.echo();
+    let other = rig.open_port(1, "https://other.example");
+    let theirs = rig.open_session(other);
+    let reset = || RequestBody::Reset(ReaderId(0));
+    assert_eq!(error(rig.ask(port, reset())), ErrorKind::Security);
+    assert_eq!(rig.card().resets, 0);
+    // Neither can one who comes in between lose anything.
+    rig.ask(other, RequestBody::CloseSession(theirs)).unwrap();
+    let opens = rig.send(other, RequestBody::OpenSession(ReaderId(0)));
+    let resets = rig.send(port, reset());
+    rig.settle();
+    assert!(rig.take(other, opens).unwrap().is_ok());
+    assert_eq!(rig.kind(port, resets), Some(ErrorKind::Security));
+    rig.input(Input::ClosePort(other));
+    rig.settle();
+
+    let before = rig.send(port, echo(channel, b"before"));
+    let resets = rig.send(port, reset());
+    let behind = rig.send(port, echo(channel, b"behind"));
+    rig.settle();
+    assert!(rig.take(port, before).unwrap().is_ok());
+    assert_eq!(rig.take(port, resets), Some(Ok(ReplyBody::Done)));
+    assert_eq!(rig.kind(port, behind), Some(ErrorKind::Closed));
+    assert_eq!(rig.card().resets, 1);
+    assert_eq!(rig.told(), []);
+    assert_eq!(
+        error(rig.ask(port, open(session, &echo::AID))),
+        ErrorKind::Closed
+    );
+    assert_eq!(rig.card().open_channels(), 0);
+    // With nothing open, the card is let go again.
+    assert!(rig.workers.values().all(|worker| !worker.connected));
+    assert_eq!(rig.ask(port, reset()), Ok(ReplyBody::Done));
+    let nobody = rig.open_port(2, "https://nobody.example");
+    assert_eq!(error(rig.ask(nobody, reset())), ErrorKind::Security);
+}
+
+#[test]
+fn a_card_that_may_have_channels_that_nobody_knows_is_reset_when_nobody_uses_it() {
+    let mut rig = Rig::new();
+    let (port, session, _) = rig.echo();
+    let worker = rig.worker(&embedded()).unwrap();
+    // The card opens a channel and tells another number, or none.
+    for lie in [&[0xFF, 0x90, 0x00][..], &[0x90, 0x00], &[1, 0x90, 0x00]] {
+        let request = rig.send(port, open(session, &echo::AID));
+        let asked = rig.workers.get_mut(&worker).unwrap().request.take();
+        rig.card().card.transmit(&channel::open_command().encode());
+        let response = Ok(protocol::ReplyBody::Response(lie.to_vec()));
+        rig.worker_says(worker, asked.unwrap().id, response);
+        assert_eq!(rig.kind(port, request), Some(ErrorKind::Io));
+    }
+    assert_eq!(rig.card().open_channels(), 4);
+    // Not while somebody has a session.
+    let second = rig.open_session(port);
+    assert_eq!(rig.card().resets, 0);
+    for session in [session, second] {
+        rig.ask(port, RequestBody::CloseSession(session)).unwrap();
+    }
+    rig.open_session(port);
+    assert_eq!((rig.card().resets, rig.card().open_channels()), (1, 0));
+}
+
 /// Something that a test of interleavings does. The numbers choose among what there is.
 #[derive(Clone, Debug)]
 enum Action {
@@ -975,6 +1276,10 @@ enum Action {
     Transmit(usize, usize, Option<u32>),
     CloseChannel(usize, usize),
     CloseSession(usize, usize),
+    SelectNext(usize, usize),
+    Reset(usize),
+    Watch(usize),
+    CardPresent(bool),
     Shutdown(usize),
     Grant(bool),
     StartWorker,
@@ -997,6 +1302,10 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(port, channel, timeout)| Action::Transmit(port, channel, timeout)),
         3 => (n.clone(), n.clone()).prop_map(|(port, channel)| Action::CloseChannel(port, channel)),
         2 => (n.clone(), n.clone()).prop_map(|(port, session)| Action::CloseSession(port, session)),
+        2 => (n.clone(), n.clone()).prop_map(|(port, channel)| Action::SelectNext(port, channel)),
+        1 => n.clone().prop_map(Action::Reset),
+        1 => n.clone().prop_map(Action::Watch),
+        1 => any::<bool>().prop_map(Action::CardPresent),
         1 => n.clone().prop_map(Action::Shutdown),
         1 => any::<bool>().prop_map(Action::Grant),
         6 => Just(Action::StartWorker),
@@ -1038,7 +1347,12 @@ proptest! {
                 },
                 Action::OpenChannel(number, session, basic, known) => port(number).map(|id| {
                     let (id, session, _) = of(id, session);
-                    let aid: &[u8] = if known { &echo::AID } else { b"\xF0NOBODY" };
+                    let aid: &[u8] = match (known, index % 2) {
+                        (true, 0) => &echo::AID,
+                        // Partial.
+                        (true, _) => &echo::AID[..6],
+                        (false, _) => b"\xF0NOBODY",
+                    };
                     let body = if basic { open_basic(session, Some(aid)) } else { open(session, aid) };
                     (id, body)
                 }),
@@ -1057,6 +1371,21 @@ proptest! {
                     let (id, session, _) = of(id, session);
                     (id, RequestBody::CloseSession(session))
                 }),
+                Action::SelectNext(number, channel) => port(number).map(|id| {
+                    let (id, _, channel) = of(id, channel);
+                    (id, RequestBody::SelectNext { channel, timeout_ms: None })
+                }),
+                Action::Reset(number) => {
+                    port(number).map(|id| (id, RequestBody::Reset(ReaderId(0))))
+                },
+                Action::Watch(number) => port(number).map(|id| (id, RequestBody::WatchElements)),
+                Action::CardPresent(present) => {
+                    if let Some(worker) = rig.worker(&embedded()) {
+                        let message = WorkerMessage::CardPresent(present);
+                        rig.input(Input::WorkerFrame(worker, Frame::encode(&message).unwrap()));
+                    }
+                    None
+                },
                 Action::Shutdown(number) => port(number).map(|id| (id, RequestBody::Shutdown)),
                 Action::ClosePort(number) => {
                     if let Some(port) = port(number) {

@@ -158,6 +158,8 @@ pub struct Page {
     pub messages: IpcReceiver<Frame>,
     next: u64,
     replies: HashMap<RequestId, Reply>,
+    /// What it was told of elements without asking.
+    pub elements: Vec<ReaderInfo>,
 }
 
 /// The port has closed.
@@ -172,6 +174,7 @@ impl Page {
             messages: port.messages,
             next: 1,
             replies: HashMap::new(),
+            elements: Vec::new(),
         }
     }
 
@@ -195,10 +198,13 @@ impl Page {
             assert!(!left.is_zero(), "no answer within {limit:?}");
             match self.messages.try_recv_timeout(left) {
                 Ok(frame) => {
-                    let PortMessage::Reply { request, result } =
-                        frame.decode().expect("a message of the broker");
-                    let earlier = self.replies.insert(request, result);
-                    assert!(earlier.is_none(), "two answers");
+                    match frame.decode().expect("a message of the broker") {
+                        PortMessage::Reply { request, result } => {
+                            let earlier = self.replies.insert(request, result);
+                            assert!(earlier.is_none(), "two answers");
+                        }
+                        PortMessage::Element(info) => self.elements.push(info),
+                    }
                 }
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::IpcError(IpcError::Disconnected)) => return Err(PortClosed),

@@ -62,6 +62,17 @@ impl Channel {
         channel
     }
 
+    pub(crate) fn set_open_response(&self, response: &SEResponse) {
+        self.open_response.set(Some(response));
+    }
+
+    /// What the broker is told of `timeout`: one below zero has passed already.
+    fn timeout_ms(&self) -> Option<u32> {
+        self.timeout
+            .get()
+            .map(|timeout| u32::try_from(timeout).unwrap_or(0))
+    }
+
     fn transmit(&self, realm: &mut CurrentRealm, command: Command, answer: Answer) -> RootedPromise {
         self.session.manager().request(
             realm,
@@ -69,11 +80,7 @@ impl Channel {
             RequestBody::Transmit {
                 channel: self.id,
                 command,
-                // A timeout below zero has passed already.
-                timeout_ms: self
-                    .timeout
-                    .get()
-                    .map(|timeout| u32::try_from(timeout).unwrap_or(0)),
+                timeout_ms: self.timeout_ms(),
             },
             answer,
         )
@@ -111,8 +118,11 @@ impl ChannelMethods<crate::DomTypeHolder> for Channel {
         self.session.manager().request(
             realm,
             Some(self.generation),
-            RequestBody::SelectNext(self.id),
-            Answer::Response(Dom::from_ref(self)),
+            RequestBody::SelectNext {
+                channel: self.id,
+                timeout_ms: self.timeout_ms(),
+            },
+            Answer::Selected(Dom::from_ref(self)),
         )
     }
 

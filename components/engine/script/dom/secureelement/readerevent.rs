@@ -27,6 +27,15 @@ pub(crate) struct ReaderEvent {
 }
 
 impl ReaderEvent {
+    pub(crate) fn new(
+        cx: &mut JSContext,
+        window: &Window,
+        type_: Atom,
+        reader: &Reader,
+    ) -> DomRoot<Self> {
+        Self::new_with_proto(cx, window, None, type_, false, false, reader)
+    }
+
     fn new_with_proto(
         cx: &mut JSContext,
         window: &Window,

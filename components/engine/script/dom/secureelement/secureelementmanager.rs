@@ -10,16 +10,21 @@ use js::realm::CurrentRealm;
 use rustc_hash::FxHashMap;
 use script_bindings::cell::DomRefCell;
 use script_bindings::reflector::reflect_dom_object_with_cx;
+use stylo_atoms::Atom;
 use token_traits::port::{ReaderInfo, RequestBody};
 
 use crate::dom::bindings::codegen::Bindings::SecureElementBinding::SecureElementManagerMethods;
+use crate::dom::bindings::inheritance::Castable;
 use crate::dom::bindings::reflector::DomGlobal;
 use crate::dom::bindings::root::{Dom, DomRoot};
+use crate::dom::event::Event;
 use crate::dom::eventtarget::EventTarget;
 use crate::dom::globalscope::GlobalScope;
 use crate::dom::promise::{Promise, RootedPromise};
 use crate::dom::secureelement::reader::Reader;
+use crate::dom::secureelement::readerevent::ReaderEvent;
 use crate::dom::secureelement::tokenport::{Answer, TokenPortClient};
+use crate::realms::enter_auto_realm;
 
 /// <https://globalplatform.github.io/WebApis-for-SE/doc/#secureelementmanager-interface>
 #[dom_struct]
@@ -29,6 +34,8 @@ pub(crate) struct SecureElementManager {
     /// One object a reader, whenever the page asks.
     readers: DomRefCell<FxHashMap<u32, Dom<Reader>>>,
     shut_down: Cell<bool>,
+    /// Whether a listener for each of the events was ever attached: sepresent, seremoval.
+    watches: Cell<(bool, bool)>,
 }
 
 impl SecureElementManager {
@@ -38,6 +45,7 @@ impl SecureElementManager {
             port: TokenPortClient::new(),
             readers: Default::default(),
             shut_down: Cell::new(false),
+            watches: Cell::new((false, false)),
         };
         reflect_dom_object_with_cx(Box::new(manager), global, cx)
     }
@@ -59,6 +67,58 @@ impl SecureElementManager {
         self.port
             .request(realm, self, &promise, generation, body, answer);
         promise
+    }
+
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.shut_down.get()
+    }
+
+    /// A listener for events of this type was attached.
+    ///
+    /// > Web application starts while a Secure Element is present in a reader
+    ///
+    /// Nobody can listen that early, so the first listener for `sepresent` is told about what is there.
+    pub(crate) fn listener_added(&self, type_: &Atom) {
+        let (present, removal) = self.watches.get();
+        let is_new = match &**type_ {
+            "sepresent" if !present => {
+                self.watches.set((true, removal));
+                true
+            },
+            "seremoval" if !removal => {
+                self.watches.set((present, true));
+                !present
+            },
+            _ => false,
+        };
+        if is_new && !self.shut_down.get() {
+            self.port.watch_elements(self);
+        }
+    }
+
+    /// The port has closed, and listeners are left that have to be told by the next one.
+    pub(crate) fn watch_again(&self) {
+        if self.watches.get() != (false, false) && !self.shut_down.get() {
+            self.port.watch_elements(self);
+        }
+    }
+
+    /// Fires the event for an element that has come into a reader or has gone from it.
+    pub(crate) fn element_changed(&self, cx: &mut JSContext, info: ReaderInfo) {
+        if self.shut_down.get() {
+            return;
+        }
+        let global = self.global();
+        let mut realm = enter_auto_realm(cx, &*global);
+        let cx: &mut JSContext = &mut realm.current_realm();
+        let type_ = if info.present {
+            "sepresent"
+        } else {
+            "seremoval"
+        };
+        let reader = self.reader(cx, info);
+        let event = ReaderEvent::new(cx, global.as_window(), Atom::from(type_), &reader);
+        event.upcast::<Event>().fire(cx, self.upcast());
     }
 
     /// The port has closed: its readers are nobody's.

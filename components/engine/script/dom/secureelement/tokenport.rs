@@ -6,7 +6,9 @@
 //! and rejects what is left when the port closes.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcSender;
 use ipc_channel::router::ROUTER;
@@ -18,6 +20,7 @@ use script_bindings::buffer_source::create_buffer_source;
 use script_bindings::cell::DomRefCell;
 use servo_base::generic_channel::GenericCallback;
 use servo_constellation_traits::ScriptToConstellationMessage;
+use timers::TimerEventRequest;
 use token_traits::port::{
     ChannelType, PortMessage, PortRequest, ReplyBody, RequestBody, RequestId,
 };
@@ -58,6 +61,8 @@ pub(crate) enum Answer {
     ),
     /// A response on this channel.
     Response(Dom<Channel>),
+    /// A response to SELECT on this channel.
+    Selected(Dom<Channel>),
     /// The bytes of a response.
     Raw,
     /// Nothing. What is closed already counts as done.
@@ -69,17 +74,34 @@ pub(crate) enum Answer {
 #[derive(JSTraceable, MallocSizeOf)]
 #[cfg_attr(crown, crown::unrooted_must_root_lint::must_root)]
 struct PendingRequest {
-    promise: TracedPromise,
+    /// `None` for what no page asked for.
+    promise: Option<TracedPromise>,
     answer: Answer,
+    /// The length of its frame, once it has been sent.
+    sent: Option<usize>,
+}
+
+/// A request that has not been sent.
+struct WaitingRequest {
+    id: u64,
+    body: RequestBody,
+    /// When it is to be rejected, if it has not been answered by then.
+    deadline: Option<Instant>,
 }
 
 enum State {
     /// Not opened yet, or closed since. The next request opens it.
     Closed,
-    /// The parent has been asked for it; the requests wait.
-    Opening(Vec<Frame>),
+    /// The parent has been asked for it.
+    Opening,
     Open(IpcSender<Frame>),
 }
+
+/// Most requests that are sent and not answered. Together with [`MAX_BYTES_IN_FLIGHT`] it keeps what the broker has not
+/// read yet within the buffer that the kernel gives a socket, so sending never blocks, whatever the broker does.
+const MAX_IN_FLIGHT: usize = 64;
+/// Most bytes that are sent and not answered, if it is more than one request.
+const MAX_BYTES_IN_FLIGHT: usize = 128 * 1024;
 
 /// The document's end of its port.
 #[derive(JSTraceable, MallocSizeOf)]
@@ -92,6 +114,14 @@ pub(crate) struct TokenPortClient {
     generation: Cell<u64>,
     next_request: Cell<u64>,
     pending: DomRefCell<FxHashMap<u64, PendingRequest>>,
+    /// Those of `pending` that have not been sent, in their order.
+    #[no_trace]
+    #[ignore_malloc_size_of = "external type"]
+    waiting: RefCell<VecDeque<WaitingRequest>>,
+    /// How many of `pending` have been sent, and the length of their frames.
+    in_flight: Cell<(usize, usize)>,
+    /// The time of the next look at the deadlines of `waiting`.
+    timer: Cell<Option<Instant>>,
 }
 
 impl TokenPortClient {
@@ -101,6 +131,9 @@ impl TokenPortClient {
             generation: Cell::new(0),
             next_request: Cell::new(0),
             pending: Default::default(),
+            waiting: Default::default(),
+            in_flight: Cell::new((0, 0)),
+            timer: Cell::new(None),
         }
     }
 
@@ -126,60 +159,193 @@ impl TokenPortClient {
         answer: Answer,
     ) {
         // The broker's ids mean something within one port only: what belongs to an older one is closed.
-        if generation.is_some_and(|generation| generation != self.generation.get()) {
+        // So does everything once the manager has been shut down.
+        if generation.is_some_and(|generation| generation != self.generation.get()) ||
+            (generation.is_some() && manager.is_shut_down())
+        {
             match answer {
                 Answer::Done => promise.resolve_native(cx, &()),
                 _ => reject(cx, &manager.global(), promise, closed()),
             }
             return;
         }
+        self.enqueue(manager, Some(promise.to_traced()), body, answer);
+        self.send_waiting(cx, manager);
+        // Unless it has been sent, the last one that waits is this one.
+        let deadline = self.waiting.borrow().back().and_then(|request| request.deadline);
+        self.set_timer(manager, deadline);
+    }
+
+    /// Asks to be told about elements that come and go.
+    pub(crate) fn watch_elements(&self, manager: &SecureElementManager) {
+        self.enqueue(manager, None, RequestBody::WatchElements, Answer::Done);
+        // Nothing can fail that a page would have to learn of.
+        let guard = self.guard(manager);
+        guard.send_waiting();
+    }
+
+    fn enqueue(
+        &self,
+        manager: &SecureElementManager,
+        promise: Option<TracedPromise>,
+        body: RequestBody,
+        answer: Answer,
+    ) {
         let id = self.next_request.get();
         self.next_request.set(id + 1);
-        let request = PortRequest {
-            id: RequestId(id),
-            body,
+        let timeout = match &body {
+            RequestBody::Transmit { timeout_ms, .. } | RequestBody::SelectNext { timeout_ms, .. } => {
+                *timeout_ms
+            },
+            _ => None,
         };
-        let Ok(frame) = Frame::encode(&request) else {
-            let error = TokenError::new(ErrorKind::InvalidValue, "The request is too long.");
-            reject(cx, &manager.global(), promise, error);
-            return;
-        };
+        let now = Instant::now();
+        let deadline =
+            timeout.and_then(|timeout| now.checked_add(Duration::from_millis(timeout.into())));
         self.pending.borrow_mut().insert(
             id,
             PendingRequest {
-                promise: promise.to_traced(),
+                promise,
                 answer,
+                sent: None,
             },
         );
-
-        let mut state = self.state.borrow_mut();
-        match &mut *state {
-            State::Closed => {
-                *state = State::Opening(vec![frame]);
-                drop(state);
-                self.open(manager);
-            },
-            State::Opening(waiting) => waiting.push(frame),
-            State::Open(sender) => {
-                let sent = sender.send(frame).is_ok();
-                drop(state);
-                if !sent {
-                    // The guard of the message route rejects what is pending; it may already be on its way.
-                    self.guard(manager).close(connection_lost());
-                }
-            },
+        self.waiting
+            .borrow_mut()
+            .push_back(WaitingRequest { id, body, deadline });
+        if matches!(*self.state.borrow(), State::Closed) {
+            self.state.replace(State::Opening);
+            self.open(manager);
         }
+    }
+
+    /// Sends what there is room for.
+    fn send_waiting(&self, cx: &mut JSContext, manager: &SecureElementManager) {
+        if !matches!(*self.state.borrow(), State::Open(_)) {
+            return;
+        }
+        loop {
+            let (count, bytes) = self.in_flight.get();
+            if count >= MAX_IN_FLIGHT {
+                break;
+            }
+            let Some(mut request) = self.waiting.borrow_mut().pop_front() else {
+                break;
+            };
+            if let Some(deadline) = request.deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if let RequestBody::Transmit { timeout_ms, .. } |
+                RequestBody::SelectNext { timeout_ms, .. } = &mut request.body
+                {
+                    *timeout_ms = u32::try_from(left.as_millis()).ok();
+                }
+            }
+            let message = PortRequest {
+                id: RequestId(request.id),
+                body: request.body,
+            };
+            let Ok(frame) = Frame::encode(&message) else {
+                let error = TokenError::new(ErrorKind::InvalidValue, "The request is too long.");
+                self.reject_pending(cx, manager, request.id, error);
+                continue;
+            };
+            let length = frame.encoded_length();
+            if count > 0 && bytes + length > MAX_BYTES_IN_FLIGHT {
+                self.waiting.borrow_mut().push_front(WaitingRequest {
+                    body: message.body,
+                    ..request
+                });
+                break;
+            }
+            let sent = match &*self.state.borrow() {
+                State::Open(sender) => sender.send(frame).is_ok(),
+                State::Closed | State::Opening => false,
+            };
+            if !sent {
+                // The guard of the message route rejects what is pending; it may already be on its way.
+                return self.guard(manager).close(connection_lost());
+            }
+            if let Some(pending) = self.pending.borrow_mut().get_mut(&request.id) {
+                pending.sent = Some(length);
+            }
+            self.in_flight.set((count + 1, bytes + length));
+        }
+    }
+
+    /// Sees to it that a request which waits to be sent is rejected in time. Those that have been sent are the broker's.
+    fn set_timer(&self, manager: &SecureElementManager, deadline: Option<Instant>) {
+        let Some(deadline) = deadline else {
+            return;
+        };
+        if self.timer.get().is_some_and(|timer| timer <= deadline) {
+            return;
+        }
+        self.timer.set(Some(deadline));
+        let task_source = self.task_source(manager);
+        let trusted = Trusted::new(manager);
+        manager.global().schedule_timer(TimerEventRequest {
+            callback: Box::new(move || {
+                let manager = trusted.clone();
+                task_source.queue(task!(token_port_timer: move |cx| {
+                    let manager = manager.root();
+                    manager.port().expire(cx, &manager);
+                }));
+            }),
+            duration: deadline.saturating_duration_since(Instant::now()),
+        });
+    }
+
+    fn expire(&self, cx: &mut JSContext, manager: &SecureElementManager) {
+        self.timer.set(None);
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        self.waiting.borrow_mut().retain(|request| {
+            let is_expired = request.deadline.is_some_and(|deadline| deadline <= now);
+            if is_expired {
+                expired.push(request.id);
+            }
+            !is_expired
+        });
+        for id in expired {
+            let error = TokenError::new(
+                ErrorKind::Io,
+                "The time was over before the command could be sent.",
+            );
+            self.reject_pending(cx, manager, id, error);
+        }
+        let waiting = self.waiting.borrow();
+        let next = waiting.iter().filter_map(|request| request.deadline).min();
+        drop(waiting);
+        self.set_timer(manager, next);
+    }
+
+    fn reject_pending(
+        &self,
+        cx: &mut JSContext,
+        manager: &SecureElementManager,
+        id: u64,
+        error: TokenError,
+    ) {
+        let pending = self.pending.borrow_mut().remove(&id);
+        if let Some(promise) = pending.and_then(|pending| pending.promise) {
+            let promise = promise.root(cx);
+            reject(cx, &manager.global(), &promise, error);
+        }
+    }
+
+    fn task_source(&self, manager: &SecureElementManager) -> SendableTaskSource {
+        manager
+            .global()
+            .task_manager()
+            .dom_manipulation_task_source()
+            .to_sendable()
     }
 
     fn guard(&self, manager: &SecureElementManager) -> PortGuard {
         PortGuard {
             manager: Some(Trusted::new(manager)),
             generation: self.generation.get(),
-            task_source: manager
-                .global()
-                .task_manager()
-                .dom_manipulation_task_source()
-                .to_sendable(),
+            task_source: self.task_source(manager),
         }
     }
 
@@ -213,13 +379,16 @@ impl TokenPortClient {
         }
     }
 
-    fn handle_opened(&self, manager: &SecureElementManager, generation: u64, port: TokenPort) {
-        if generation != self.generation.get() {
+    fn handle_opened(
+        &self,
+        cx: &mut JSContext,
+        manager: &SecureElementManager,
+        generation: u64,
+        port: TokenPort,
+    ) {
+        if generation != self.generation.get() || !matches!(*self.state.borrow(), State::Opening) {
             return;
         }
-        let State::Opening(waiting) = self.state.replace(State::Closed) else {
-            return;
-        };
 
         let guard = self.guard(manager);
         ROUTER.add_typed_route(
@@ -231,10 +400,8 @@ impl TokenPortClient {
             }),
         );
         // If the broker is gone already, the route above says so.
-        for frame in waiting {
-            let _ = port.requests.send(frame);
-        }
         self.state.replace(State::Open(port.requests));
+        self.send_waiting(cx, manager);
     }
 
     fn handle_message(
@@ -247,18 +414,29 @@ impl TokenPortClient {
         if generation != self.generation.get() {
             return;
         }
-        let Ok(PortMessage::Reply { request, result }) = frame.decode() else {
-            warn!("The token broker sent a message that is none.");
-            return self.handle_closed(cx, manager, generation, connection_lost());
+        let (request, result) = match frame.decode() {
+            Ok(PortMessage::Reply { request, result }) => (request, result),
+            Ok(PortMessage::Element(info)) => return manager.element_changed(cx, info),
+            Err(_) => {
+                warn!("The token broker sent a message that is none.");
+                return self.handle_closed(cx, manager, generation, connection_lost());
+            },
         };
         let Some(pending) = self.pending.borrow_mut().remove(&request.0) else {
             return warn!("The token broker answered a question that nobody asked.");
         };
-        let promise = pending.promise.root(cx);
-        match result {
-            Ok(body) => resolve(cx, manager, &promise, pending.answer, body),
-            Err(error) => reject(cx, &manager.global(), &promise, error),
+        if let Some(length) = pending.sent {
+            let (count, bytes) = self.in_flight.get();
+            self.in_flight.set((count - 1, bytes - length));
         }
+        if let Some(promise) = pending.promise {
+            let promise = promise.root(cx);
+            match result {
+                Ok(body) => resolve(cx, manager, &promise, pending.answer, body),
+                Err(error) => reject(cx, &manager.global(), &promise, error),
+            }
+        }
+        self.send_waiting(cx, manager);
     }
 
     /// Rejects everything that is pending. The next request opens a new port.
@@ -273,16 +451,22 @@ impl TokenPortClient {
             return;
         }
         self.generation.set(generation + 1);
-        self.state.replace(State::Closed);
+        let was_open = matches!(self.state.replace(State::Closed), State::Open(_));
+        self.waiting.borrow_mut().clear();
+        self.in_flight.set((0, 0));
         manager.forget_readers();
         if error.kind == ErrorKind::NotAllowed {
             // The page may swallow the error; its author should still learn why there are no tokens.
             Console::internal_warn(cx, &manager.global(), error.message.clone());
         }
         let pending = std::mem::take(&mut *self.pending.borrow_mut());
-        for request in pending.into_values() {
-            let promise = request.promise.root(cx);
+        for promise in pending.into_values().filter_map(|request| request.promise) {
+            let promise = promise.root(cx);
             reject(cx, &manager.global(), &promise, error.clone());
+        }
+        // A port that could not even be opened is not asked for again without a page's request.
+        if was_open {
+            manager.watch_again();
         }
     }
 }
@@ -317,9 +501,18 @@ impl PortGuard {
     fn opened(mut self, port: TokenPort) {
         let generation = self.generation;
         if let Some(manager) = self.manager.take() {
-            self.task_source.queue(task!(token_port_opened: move || {
+            self.task_source.queue(task!(token_port_opened: move |cx| {
                 let manager = manager.root();
-                manager.port().handle_opened(&manager, generation, port);
+                manager.port().handle_opened(cx, &manager, generation, port);
+            }));
+        }
+    }
+
+    fn send_waiting(mut self) {
+        if let Some(manager) = self.manager.take() {
+            self.task_source.queue(task!(token_port_send: move |cx| {
+                let manager = manager.root();
+                manager.port().send_waiting(cx, &manager);
             }));
         }
     }
@@ -405,6 +598,16 @@ fn resolve(
             let channel = DomRoot::from_ref(&*channel);
             match SEResponse::new(cx, &global, Some(&channel), &raw) {
                 Some(response) => promise.resolve_native(cx, &response),
+                None => reject(cx, &global, promise, unexpected_reply()),
+            }
+        },
+        (Answer::Selected(channel), ReplyBody::Response(raw)) => {
+            let channel = DomRoot::from_ref(&*channel);
+            match SEResponse::new(cx, &global, Some(&channel), &raw) {
+                Some(response) => {
+                    channel.set_open_response(&response);
+                    promise.resolve_native(cx, &response)
+                },
                 None => reject(cx, &global, promise, unexpected_reply()),
             }
         },
