@@ -2,8 +2,8 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! For tests: a `pcscd` of their own, with two slots of the reader driver `vpcd`, and cards in
-//! them.
+//! For tests: a `pcscd` of their own, with two slots of the reader driver `vpcd`, cards in them,
+//! and OpenSC as another program that uses them.
 //!
 //! `pcscd` makes its socket at a fixed place, and may be running already. So it is started in a
 //! mount namespace in which /run is a temporary directory, with ports that are free. That needs
@@ -15,10 +15,12 @@ use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, Stdio};
+use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
 
 use crate::Card;
 use crate::vpcd::{self, Ended, REMOVAL_TIME};
@@ -27,7 +29,10 @@ use crate::vpcd::{self, Ended, REMOVAL_TIME};
 pub const SOCKET_VARIABLE: &str = "PCSCLITE_CSOCK_NAME";
 
 const DRIVER: &str = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so";
+/// How long `pcscd` may take to start or to end.
 const START_WAIT: Duration = Duration::from_secs(10);
+/// How long OpenSC may take, the waits for its commands' answers not counted.
+const OPENSC_WAIT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// libpcsclite looks its socket up once in a process, so all instances of a process follow each
@@ -36,7 +41,8 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A `pcscd` that ends when this is dropped, or when the thread that started it ends.
 pub struct Pcscd {
-    child: Child,
+    /// `None` while it is stopped.
+    child: Option<Child>,
     directory: PathBuf,
     port: u16,
     /// Also keeps this from moving to another thread, whose end would not be the end of `pcscd`.
@@ -50,9 +56,7 @@ impl Pcscd {
     pub fn start() -> io::Result<Self> {
         let serialised = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = std::env::temp_dir().join(format!("servo-tokens-pcscd-{}", process::id()));
-        let run = directory.join("run");
-        let configuration = directory.join("reader.conf.d");
-        fs::create_dir_all(&run)?;
+        let configuration = configuration(&directory);
         fs::create_dir_all(&configuration)?;
         let port = two_free_ports()?;
         fs::write(configuration.join("vpcd"), reader_configuration(port))?;
@@ -62,8 +66,25 @@ impl Pcscd {
             // libpcsclite, which it cannot usefully do before a pcscd runs.
             unsafe { std::env::set_var(SOCKET_VARIABLE, socket(&directory)) };
         });
+        let mut pcscd = Self {
+            child: None,
+            directory,
+            port,
+            _serialised: serialised,
+        };
+        pcscd.start_again()?;
+        Ok(pcscd)
+    }
 
-        let log = fs::File::create(directory.join("log"))?;
+    /// Starts it once more after [`Pcscd::stop`]: with the same readers, and the same cards in them.
+    pub fn start_again(&mut self) -> io::Result<()> {
+        let log = fs::File::create(self.directory.join("log"))?;
+        let run = run_directory(&self.directory);
+        // Killed, it leaves its socket behind, which would be taken for a sign of life.
+        if run.exists() {
+            fs::remove_dir_all(&run)?;
+        }
+        fs::create_dir_all(&run)?;
         let mut command = Command::new("unshare");
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
@@ -72,33 +93,42 @@ impl Pcscd {
             .args(["--mount", "setpriv", "--pdeathsig", "KILL", "sh", "-c"])
             .arg(r#"mount --bind "$1" /run && exec pcscd --foreground --config "$2""#)
             .arg("sh")
-            .arg(&run)
-            .arg(&configuration)
+            .arg(run)
+            .arg(configuration(&self.directory))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let mut pcscd = Self {
-            child,
-            directory,
-            port,
-            _serialised: serialised,
-        };
-        pcscd.wait_until_ready()?;
-        Ok(pcscd)
-    }
-
-    fn wait_until_ready(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + START_WAIT;
-        while UnixStream::connect(self.socket()).is_err() {
-            let ended = self.child.try_wait()?;
-            if ended.is_some() || Instant::now() > deadline {
+        let child = self.child.insert(child);
+        while UnixStream::connect(socket(&self.directory)).is_err() {
+            if child.try_wait()?.is_some() || Instant::now() > deadline {
                 let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
                 return Err(io::Error::other(format!("pcscd did not start: {log}")));
             }
             thread::sleep(POLL_INTERVAL);
         }
         Ok(())
+    }
+
+    /// Ends it with this signal and waits until it has ended. Its readers go with it; the cards
+    /// stay in them.
+    pub fn stop(&mut self, signal: Signal) -> io::Result<()> {
+        self.signal(signal)?;
+        if let Some(mut child) = self.child.take() {
+            end_within(&mut child, START_WAIT)?;
+        }
+        Ok(())
+    }
+
+    /// Sends it a signal: `STOP` makes it hang, and `CONT` go on.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let child = self.child.as_ref();
+        let child = child.ok_or_else(|| io::Error::other("pcscd is not running"))?;
+        Ok(rustix::process::kill_process(
+            Pid::from_child(child),
+            signal,
+        )?)
     }
 
     /// The socket that clients connect to.
@@ -112,56 +142,169 @@ impl Pcscd {
     }
 
     /// Puts a card into the slot 0 or 1. It takes `pcscd` up to a second to notice.
-    pub fn insert(&self, slot: u8, mut card: impl Card + 'static) -> io::Result<InsertedCard> {
+    pub fn insert(&self, slot: u8, card: impl Card + 'static) -> io::Result<InsertedCard> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + u16::from(slot)));
-        let mut stream = vpcd::connect(address, START_WAIT)?;
-        let current = Arc::new(Mutex::new(Some(stream.try_clone()?)));
-        let inserted = InsertedCard(current.clone());
-        thread::spawn(move || {
-            // An error is the test's end pulling the connection away.
-            while let Ok(Ended::Removed) = vpcd::serve(&mut card, stream) {
-                thread::sleep(REMOVAL_TIME);
-                card.reset();
-                let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(slot) = current.as_mut() else {
-                    return;
-                };
-                let Ok(next) = vpcd::connect(address, START_WAIT) else {
-                    return;
-                };
-                let Ok(clone) = next.try_clone() else {
-                    return;
-                };
-                *slot = clone;
-                stream = next;
-            }
-        });
+        let stream = vpcd::connect(address, START_WAIT)?;
+        let connection = Connection(Arc::new(Mutex::new(Some(stream.try_clone()?))));
+        let inserted = InsertedCard(connection.clone());
+        thread::spawn(move || connection.keep(card, address, stream));
         Ok(inserted)
+    }
+
+    /// Has OpenSC's `opensc-tool` do something with the card in a reader, counted from 0, without
+    /// its card drivers, and returns what it writes. It holds a transaction on the card from its
+    /// beginning to its end.
+    ///
+    /// # Errors
+    /// If it fails, with what it writes, or does not end in time.
+    pub fn opensc_tool(&self, reader: u8, arguments: &[&str]) -> io::Result<String> {
+        self.start_opensc_tool(reader, arguments)?.wait()
+    }
+
+    /// As [`Pcscd::opensc_tool`], without waiting.
+    pub fn start_opensc_tool(&self, reader: u8, arguments: &[&str]) -> io::Result<OpenscTool> {
+        let reader = reader.to_string();
+        OpenscTool::start(
+            &[&["--reader", &reader, "--card-driver", "default"], arguments].concat(),
+            tempfile::tempfile_in(&self.directory)?,
+        )
     }
 }
 
 impl Drop for Pcscd {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
 /// A card in a slot, until this is dropped.
-pub struct InsertedCard(Arc<Mutex<Option<TcpStream>>>);
+pub struct InsertedCard(Connection);
 
 impl Drop for InsertedCard {
     fn drop(&mut self) {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stream) = current.take() {
+        if let Some(stream) = self.0.lock().take() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
 
+/// What connects a card to its slot; `None` once the card has been taken out.
+#[derive(Clone)]
+struct Connection(Arc<Mutex<Option<TcpStream>>>);
+
+impl Connection {
+    fn lock(&self) -> MutexGuard<'_, Option<TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves the card until it is taken out. Where the card leaves by itself, it comes back; where
+    /// `pcscd` ends, this waits for the next one.
+    fn keep(&self, mut card: impl Card, address: SocketAddr, mut stream: TcpStream) {
+        loop {
+            // An error is a connection that broke, like that to a driver that was killed.
+            if let Ok(Ended::Removed) = vpcd::serve(&mut card, stream) {
+                thread::sleep(card.returns_after().unwrap_or(REMOVAL_TIME));
+                card.reset();
+            }
+            stream = loop {
+                if self.lock().is_none() {
+                    return;
+                }
+                if let Ok(next) = TcpStream::connect(address) {
+                    break next;
+                }
+                thread::sleep(POLL_INTERVAL);
+            };
+            match (&mut *self.lock(), stream.try_clone()) {
+                (Some(current), Ok(clone)) => *current = clone,
+                _ => return,
+            }
+        }
+    }
+}
+
+/// A running `opensc-tool`, killed when this is dropped.
+pub struct OpenscTool {
+    child: Child,
+    output: fs::File,
+}
+
+impl OpenscTool {
+    fn start(arguments: &[&str], output: fs::File) -> io::Result<Self> {
+        let child = Command::new("opensc-tool")
+            .args(arguments)
+            .env("LANG", "C")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?)
+            .spawn()?;
+        Ok(Self { child, output })
+    }
+
+    /// Whether it is still running.
+    pub fn is_running(&mut self) -> io::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// What it has written so far, errors included.
+    pub fn output(&self) -> io::Result<String> {
+        use std::os::unix::fs::FileExt;
+        let mut text = vec![0; usize::try_from(self.output.metadata()?.len()).unwrap_or(0)];
+        self.output.read_exact_at(&mut text, 0)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If it fails, with what it wrote, or does not end in time.
+    pub fn wait(mut self) -> io::Result<String> {
+        let status = end_within(&mut self.child, OPENSC_WAIT)?;
+        let text = self.output()?;
+        if !status.success() {
+            return Err(io::Error::other(format!("opensc-tool: {status}\n{text}")));
+        }
+        Ok(text)
+    }
+}
+
+impl Drop for OpenscTool {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for the end of a process; one that does not end in time is killed.
+fn end_within(child: &mut Child, limit: Duration) -> io::Result<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
+fn run_directory(directory: &Path) -> PathBuf {
+    directory.join("run")
+}
+
+fn configuration(directory: &Path) -> PathBuf {
+    directory.join("reader.conf.d")
+}
+
 fn socket(directory: &Path) -> PathBuf {
-    directory.join("run/pcscd/pcscd.comm")
+    run_directory(directory).join("pcscd/pcscd.comm")
 }
 
 fn reader_configuration(port: u16) -> String {
