@@ -11,14 +11,28 @@
 //!   response there is;
 //! - after `SCARD_W_RESET_CARD` everything that was open in the card is gone, so the connection ends with an error
 //!   and no command is ever sent twice;
-//! - `SCardTransmit` has no timeout, and `SCardCancel` does not end it: the broker kills this process instead.
+//! - `SCardTransmit` has no timeout, and `SCardCancel` does not end it: the broker kills this process instead;
+//! - while another program holds a transaction, the library tries again for ever, unless `PCSCLITE_NO_BLOCKING` is in
+//!   the environment. With it this process can give up in time, and keep what is open in the card;
+//! - a context outlives its service, but is of no use any more.
 
 use std::ffi::{CStr, CString};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use pcsc::{Card, Context, Disposition, Error, Protocols, Scope, ShareMode};
 
 use crate::protocol::{Connected, Protocol, WorkerError};
 use crate::serve::Device;
+
+const PROTOCOLS: Protocols = Protocols::T0.union(Protocols::T1);
+
+/// How long a reset waits for the end of another program's transaction: less than what any page waits for a session, so
+/// that it ends with an error and not with this process.
+const LOCK_WAIT: Duration = Duration::from_secs(25);
+
+/// How often it looks.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A PC/SC reader.
 pub struct PcscReader {
@@ -43,8 +57,12 @@ impl PcscReader {
 impl Device for PcscReader {
     fn connect(&mut self, reset: bool) -> Result<Connected, WorkerError> {
         let mut fresh = false;
-        if self.connection.as_ref().is_some_and(|old| !old.stands()) {
-            self.connection = None;
+        if let Some(old) = &self.connection {
+            match old.check() {
+                Ok(()) => {}
+                Err(WorkerError::NoService) => return Err(WorkerError::NoService),
+                Err(_) => self.connection = None,
+            }
         }
         let connection = match &mut self.connection {
             Some(connection) => connection,
@@ -58,7 +76,7 @@ impl Device for PcscReader {
             connection.reset()?;
         }
         Ok(Connected {
-            atr: connection.atr()?,
+            atr: connection.atr.clone(),
             protocol: connection.protocol,
             fresh,
         })
@@ -74,6 +92,8 @@ impl Device for PcscReader {
         match connection.protocol {
             // GET RESPONSE must follow its command at once, and other programs share the card.
             Protocol::T0 => {
+                // To begin a transaction is the one thing for which the library waits in any case.
+                card.status2_owned().map_err(worker_error)?;
                 let transaction = card.transaction().map_err(worker_error)?;
                 Ok(commands(&mut |bytes| transmit(&transaction, bytes, buffer)))
             }
@@ -97,6 +117,7 @@ fn transmit(card: &Card, bytes: &[u8], buffer: &mut [u8]) -> Result<Vec<u8>, Wor
     let response = card.transmit(bytes, buffer).map_err(worker_error)?;
     // A card that is pulled in the middle of a command can appear as success without a single byte.
     if response.is_empty() {
+        card.status2_owned().map_err(worker_error)?;
         return Err(WorkerError::Communication);
     }
     Ok(response.to_vec())
@@ -107,18 +128,21 @@ struct Connection {
     /// `None` only while it is being dropped.
     card: Option<Card>,
     protocol: Protocol,
+    atr: Vec<u8>,
 }
 
 impl Connection {
     fn new(context: &Context, reader: &CStr) -> Result<Self, WorkerError> {
         let card = context
-            .connect(reader, ShareMode::Shared, Protocols::T0 | Protocols::T1)
+            .connect(reader, ShareMode::Shared, PROTOCOLS)
             .map_err(worker_error)?;
         let mut connection = Self {
             card: Some(card),
             protocol: Protocol::T1,
+            atr: Vec::new(),
         };
-        connection.protocol = connection.active_protocol()?;
+        let until = Instant::now() + LOCK_WAIT;
+        when_unlocked(until, || connection.read_status())?;
         Ok(connection)
     }
 
@@ -126,41 +150,50 @@ impl Connection {
         self.card.as_ref().ok_or(WorkerError::NotConnected)
     }
 
-    fn stands(&self) -> bool {
-        self.card().is_ok_and(|card| {
-            card.status2_owned()
-                .is_ok_and(|status| status.protocol2().is_some())
-        })
-    }
-
-    fn active_protocol(&self) -> Result<Protocol, WorkerError> {
-        match self.status()?.protocol2() {
-            Some(pcsc::Protocol::T0) => Ok(Protocol::T0),
-            Some(pcsc::Protocol::T1) => Ok(Protocol::T1),
-            _ => Err(WorkerError::Protocol),
+    /// Whether everything that was opened in the card is still there, as far as can be told.
+    fn check(&self) -> Result<(), WorkerError> {
+        match self.card()?.status2_owned().map_err(worker_error) {
+            Ok(status) if status.protocol2().is_none() => Err(WorkerError::NotConnected),
+            // Another program's transaction; what it does will show with the next command.
+            Ok(_) | Err(WorkerError::Busy) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
-    fn atr(&self) -> Result<Vec<u8>, WorkerError> {
-        Ok(self.status()?.atr().to_vec())
-    }
-
-    fn status(&self) -> Result<pcsc::CardStatusOwned, WorkerError> {
-        self.card()?.status2_owned().map_err(worker_error)
+    fn read_status(&mut self) -> Result<(), WorkerError> {
+        let status = self.card()?.status2_owned().map_err(worker_error)?;
+        self.protocol = match status.protocol2() {
+            Some(pcsc::Protocol::T0) => Protocol::T0,
+            Some(pcsc::Protocol::T1) => Protocol::T1,
+            _ => return Err(WorkerError::Protocol),
+        };
+        self.atr = status.atr().to_vec();
+        Ok(())
     }
 
     fn reset(&mut self) -> Result<(), WorkerError> {
-        self.card
-            .as_mut()
-            .ok_or(WorkerError::NotConnected)?
-            .reconnect(
-                ShareMode::Shared,
-                Protocols::T0 | Protocols::T1,
-                Disposition::ResetCard,
-            )
-            .map_err(worker_error)?;
-        self.protocol = self.active_protocol()?;
-        Ok(())
+        let until = Instant::now() + LOCK_WAIT;
+        when_unlocked(until, || {
+            self.card
+                .as_mut()
+                .ok_or(WorkerError::NotConnected)?
+                .reconnect(ShareMode::Shared, PROTOCOLS, Disposition::ResetCard)
+                .map_err(worker_error)
+        })?;
+        when_unlocked(until, || self.read_status())
+    }
+}
+
+/// Repeats what fails as long as another program holds a transaction.
+fn when_unlocked(
+    until: Instant,
+    mut action: impl FnMut() -> Result<(), WorkerError>,
+) -> Result<(), WorkerError> {
+    loop {
+        match action() {
+            Err(WorkerError::Busy) if Instant::now() < until => thread::sleep(LOCK_INTERVAL),
+            result => return result,
+        }
     }
 }
 
@@ -189,7 +222,10 @@ fn worker_error(error: Error) -> WorkerError {
         Error::UnresponsiveCard | Error::UnpoweredCard => WorkerError::Unresponsive,
         Error::SharingViolation => WorkerError::Busy,
         Error::ProtoMismatch | Error::UnsupportedCard => WorkerError::Protocol,
-        Error::NoService | Error::ServiceStopped | Error::InvalidHandle => WorkerError::NoService,
+        // The library's own name for a service that goes away in the middle of a call is the second.
+        Error::NoService | Error::CommError | Error::ServiceStopped | Error::InvalidHandle => {
+            WorkerError::NoService
+        }
         _ => WorkerError::Communication,
     }
 }
