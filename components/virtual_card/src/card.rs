@@ -2,10 +2,13 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
+use std::collections::VecDeque;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use secure_element::apdu::{CommandApdu, Header, ResponseApdu, StatusWord};
+use secure_element::apdu::{
+    CommandApdu, Header, LengthForm, MAX_COMMAND_DATA, ResponseApdu, StatusWord,
+};
 use secure_element::channel::Aid;
 use secure_element::class_byte::{
     ChannelNumber, channel_of, has_secure_messaging, is_chained, without_channel,
@@ -13,17 +16,27 @@ use secure_element::class_byte::{
 use secure_element::exchange::Protocol;
 use secure_element::fci::{DF_NAME, FCI_TEMPLATE, FCP_TEMPLATE};
 use secure_element::tlv::{self, Tag};
-use thiserror::Error;
 
-use crate::applets::echo::Echo;
-use crate::applets::issuer::IssuerSecurityDomain;
-use crate::t0::{Received, T0};
-use crate::{Applet, Card, Fault, MAX_DELAY, Outcome, Selection};
+use crate::applets;
+use crate::t0::{Received, T0, available, exact};
+use crate::{
+    Applet, Card, Fault, MAX_DELAY, Outcome, Parts, Profile, Rigged, RiggedCommand, Selection,
+    UnknownProfile,
+};
 
 const INS_MANAGE_CHANNEL: u8 = 0x70;
+const P1_OPEN: u8 = 0x00;
+const P1_RESET: u8 = 0x40;
+const P1_CLOSE: u8 = 0x80;
 const INS_SELECT: u8 = 0xA4;
 const P1_SELECT_BY_DF_NAME: u8 = 0x04;
+const INS_GET_RESPONSE: u8 = 0xC0;
 
+/// The bit of a class byte that says that the chain goes on, wherever the channel's bits are.
+const CHAINING: u8 = 0x10;
+
+/// Last command of the chain expected.
+const CHAIN_EXPECTED: StatusWord = StatusWord(0x6883);
 /// Execution error without further information.
 const EXECUTION_ERROR: StatusWord = StatusWord(0x6F00);
 /// Incorrect parameters in the command data field.
@@ -34,107 +47,53 @@ const NO_INFORMATION: StatusWord = StatusWord(0x6200);
 /// The file management data template.
 const FMD_TEMPLATE: Tag = Tag(0x64);
 
-/// What a card is like.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Profile {
-    /// The transmission protocol that the card offers.
-    pub protocol: Protocol,
-    /// How many logical channels it has besides the basic one, 0 to 19.
-    pub supplementary_channels: u8,
-}
-
-impl Profile {
-    /// The profiles that have a name, as configurations give it.
-    pub const NAMED: [(&'static str, Self); 3] = [
-        (
-            "default",
-            Self {
-                protocol: Protocol::T1,
-                supplementary_channels: 19,
-            },
-        ),
-        (
-            "t0",
-            Self {
-                protocol: Protocol::T0,
-                supplementary_channels: 19,
-            },
-        ),
-        (
-            "basic-channel-only",
-            Self {
-                protocol: Protocol::T1,
-                supplementary_channels: 0,
-            },
-        ),
-    ];
-
-    /// The profile of that name.
-    pub fn named(name: &str) -> Result<Self, UnknownProfile> {
-        Self::NAMED
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, profile)| *profile)
-            .ok_or_else(|| UnknownProfile(name.to_owned()))
-    }
-
-    /// The answer to reset: historical bytes in COMPACT-TLV with the card capabilities and the
-    /// name (ISO/IEC 7816-4 section 8.1.1).
-    fn atr(self) -> Vec<u8> {
-        // Selection by full and by partial DF name; data units of one byte.
-        let mut capabilities = [0xC0, 0x01, 0x00];
-        if self.protocol == Protocol::T1 {
-            // Extended Lc and Le.
-            capabilities[2] |= 0x40;
-        }
-        if self.supplementary_channels > 0 {
-            // The card chooses the channel number; "8 or more" is all that can be said above 7.
-            capabilities[2] |= 0x10 | self.supplementary_channels.min(7);
-        }
-        let mut historical = vec![0x80, 0x73];
-        historical.extend(capabilities);
-        historical.extend(b"\x55SERVO");
-
-        let length = historical.len() as u8;
-        match self.protocol {
-            Protocol::T0 => [&[0x3B, length][..], &historical].concat(),
-            Protocol::T1 => {
-                // TD1: T=1, nothing further, and so a check byte.
-                let mut atr = [&[0x3B, 0x80 | length, 0x01][..], &historical].concat();
-                let check = atr.iter().skip(1).fold(0, |sum, byte| sum ^ byte);
-                atr.push(check);
-                atr
-            }
-        }
-    }
-}
-
-/// There is no profile of that name.
-#[derive(Clone, Debug, Eq, Error, PartialEq)]
-#[error("there is no virtual card profile {0:?}")]
-pub struct UnknownProfile(pub String);
+/// So that nobody makes the card remember more and more.
+const MAX_RIGGED: usize = 64;
 
 /// A card in software.
 pub struct VirtualCard {
-    protocol: Protocol,
+    profile: Profile,
     atr: Vec<u8>,
     /// The first is selected by default.
     applets: Vec<Box<dyn Applet>>,
-    /// For each channel that the card has, the applet selected on it; `None` where it is closed.
-    /// The basic channel is always open.
-    channels: Vec<Option<usize>>,
+    /// The channels that the card has. The basic one is always open.
+    channels: Vec<Option<Channel>>,
+    /// What is left of a response that leaves in parts over T=1.
+    rest: Option<Rest>,
+    rigged: VecDeque<Rigged>,
     t0: T0,
     /// When a card that left its reader is to be put back; `None` while it is present.
     returns_at: Option<Instant>,
 }
 
+/// An open channel.
+struct Channel {
+    /// The applet that is selected on it.
+    selected: usize,
+    /// The beginning of a chain of commands.
+    chain: Option<Chain>,
+}
+
+struct Chain {
+    /// The header of all its commands, without channel and chaining bit.
+    header: Header,
+    data: Vec<u8>,
+}
+
+struct Rest {
+    channel: ChannelNumber,
+    response: ResponseApdu,
+    parts: Parts,
+}
+
 impl VirtualCard {
-    /// A card with the issuer security domain and the echo applets, of a profile in
-    /// [`Profile::NAMED`].
+    /// A card of a profile in [`Profile::NAMED`], with all applets; the access rule application
+    /// only where the profile says so.
     pub fn from_profile(name: &str) -> Result<Self, UnknownProfile> {
-        let mut card = Self::new(Profile::named(name)?, Box::new(IssuerSecurityDomain));
-        for echo in Echo::all() {
-            card.install(Box::new(echo));
+        let profile = Profile::named(name)?;
+        let mut card = Self::new(profile, applets::default());
+        for applet in applets::others(profile.access_rules) {
+            card.install(applet);
         }
         Ok(card)
     }
@@ -143,10 +102,12 @@ impl VirtualCard {
     pub fn new(profile: Profile, default: Box<dyn Applet>) -> Self {
         let channels = usize::from(profile.supplementary_channels.min(ChannelNumber::MAX)) + 1;
         let mut card = Self {
-            protocol: profile.protocol,
+            profile,
             atr: profile.atr(),
             applets: vec![default],
-            channels: vec![None; channels],
+            channels: std::iter::repeat_with(|| None).take(channels).collect(),
+            rest: None,
+            rigged: VecDeque::new(),
             t0: T0::default(),
             returns_at: None,
         };
@@ -154,47 +115,124 @@ impl VirtualCard {
         card
     }
 
-    /// Puts another applet on the card. A partial AID finds applets in this order.
+    /// Puts another applet on the card. A partial AID finds applets in this order. Replaces an
+    /// applet of the same AID, if there is one.
     pub fn install(&mut self, applet: Box<dyn Applet>) {
-        self.applets.push(applet);
+        let same = |other: &&mut Box<dyn Applet>| other.aid() == applet.aid();
+        match self.applets.iter_mut().find(same) {
+            Some(other) => *other = applet,
+            None => self.applets.push(applet),
+        }
     }
 
     fn transmit_t1(&mut self, bytes: &[u8]) -> Vec<u8> {
         let Ok(command) = CommandApdu::parse(bytes) else {
             return StatusWord::WRONG_LENGTH.to_bytes().to_vec();
         };
+        let is_extended = command.length_form() == LengthForm::Extended;
+        if is_extended && !self.profile.extended_length {
+            return StatusWord::WRONG_LENGTH.to_bytes().to_vec();
+        }
+        if let Some(rest) = self.rest.take()
+            && let Some(answer) = self.get_response(rest, &command)
+        {
+            return answer;
+        }
         let outcome = self.process(&command);
-        let response = match self.settle(outcome) {
-            Ok(response) => response,
+        let (response, parts) = match self.settle(outcome) {
+            Ok(settled) => settled,
             Err(raw) => return raw,
         };
-        fit(response, command.le()).encode()
+        match (parts, channel_of(command.header().cla)) {
+            (Some(parts), Ok(channel)) => {
+                let rest = Rest {
+                    channel,
+                    response,
+                    parts,
+                };
+                let longest = if is_extended { None } else { Some(parts) };
+                self.send_part(rest, command.le(), longest)
+            }
+            _ => fit(response, command.le()).encode(),
+        }
+    }
+
+    /// Sends the next part, if the command asks for it. With T=1 only applications do this, when a
+    /// caller has no extended Le.
+    fn get_response(&mut self, rest: Rest, command: &CommandApdu) -> Option<Vec<u8>> {
+        let header = command.header();
+        let is_get_response = (header.ins, header.p1, header.p2) == (INS_GET_RESPONSE, 0, 0)
+            && channel_of(header.cla) == Ok(rest.channel);
+        let parts = Some(rest.parts);
+        is_get_response.then(|| self.send_part(rest, command.le(), parts))
+    }
+
+    fn send_part(&mut self, rest: Rest, le: Option<u32>, parts: Option<Parts>) -> Vec<u8> {
+        let Rest {
+            channel,
+            mut response,
+            parts: announced,
+        } = rest;
+        let longest = parts.map_or(usize::MAX, Parts::length);
+        let length = le.map_or(0, |le| le as usize).min(longest);
+        if response.data.len() <= length {
+            return response.encode();
+        }
+        let left = ResponseApdu::new(response.data.split_off(length), response.status);
+        response.status = available(&left, announced.length());
+        self.rest = Some(Rest {
+            channel,
+            response: left,
+            parts: announced,
+        });
+        response.encode()
     }
 
     fn transmit_t0(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let received = match self.t0.receive(bytes) {
+        let received = match self.t0.receive(bytes, self.profile.extended_length) {
             Received::Answer(answer) => return answer,
             Received::Command(received) => received,
         };
         let outcome = self.process(&received.command);
+        if let Outcome::Fault(Fault::RawThen { first, then }) = outcome {
+            self.t0.answer_for_ever(then);
+            return first;
+        }
         match self.settle(outcome) {
-            Ok(response) => self.t0.answer(&received, response),
+            Ok((response, parts)) => self.t0.answer(&received, response, parts),
             Err(raw) => raw,
         }
     }
 
-    /// Does what a fault does. What is left is a response, or bytes to be sent as they are.
-    fn settle(&mut self, outcome: Outcome) -> Result<ResponseApdu, Vec<u8>> {
+    /// Does what a fault does. What is left is a response, perhaps one to be sent in parts, or
+    /// bytes to be sent as they are.
+    fn settle(&mut self, outcome: Outcome) -> Result<(ResponseApdu, Option<Parts>), Vec<u8>> {
         match outcome {
-            Outcome::Response(response) => Ok(response),
-            Outcome::Fault(Fault::Raw(bytes)) => Err(bytes),
+            Outcome::Response(response) => Ok((response, None)),
+            Outcome::InParts(response, parts) => Ok((response, Some(parts))),
+            Outcome::OpenChannels => {
+                let open = self.channels.iter().enumerate();
+                let bits = open.filter(|(_, channel)| channel.is_some());
+                // There are 20 of them at most.
+                let bits = bits.fold(0_u32, |bits, (number, _)| bits | 1 << number);
+                let [_, data @ ..] = bits.to_be_bytes();
+                Ok((ResponseApdu::new(data.to_vec(), StatusWord::OK), None))
+            }
+            Outcome::Rig(rigged) => {
+                if self.rigged.len() >= MAX_RIGGED {
+                    return Ok((StatusWord::CONDITIONS_NOT_SATISFIED.into(), None));
+                }
+                self.rigged.push_back(rigged);
+                Ok((StatusWord::OK.into(), None))
+            }
+            Outcome::Fault(Fault::Raw(bytes) | Fault::RawThen { first: bytes, .. }) => Err(bytes),
             Outcome::Fault(Fault::Mute) => {
                 thread::sleep(MAX_DELAY);
                 Err(Vec::new())
             }
             Outcome::Fault(Fault::Reset) => {
                 self.reset();
-                Ok(EXECUTION_ERROR.into())
+                Ok((EXECUTION_ERROR.into(), None))
             }
             Outcome::Fault(Fault::Removal(away)) => {
                 self.returns_at = Some(Instant::now() + away.min(MAX_DELAY));
@@ -205,29 +243,78 @@ impl VirtualCard {
 
     fn process(&mut self, command: &CommandApdu) -> Outcome {
         let header = command.header();
-        let (Ok(channel), Ok(class)) = (channel_of(header.cla), without_channel(header.cla)) else {
+        let (Ok(number), Ok(class)) = (channel_of(header.cla), without_channel(header.cla)) else {
             return StatusWord::CLA_NOT_SUPPORTED.into();
         };
-        let index = usize::from(channel.get());
-        let Some(&Some(selected)) = self.channels.get(index) else {
+        let index = usize::from(number.get());
+        let Some(Some(channel)) = self.channels.get_mut(index) else {
             return StatusWord::CHANNEL_NOT_SUPPORTED.into();
         };
+        // As on many cards, a proprietary class makes no difference to these two.
+        let own = match (header.ins, header.p1) {
+            (INS_MANAGE_CHANNEL, P1_OPEN) => Some(Some(RiggedCommand::Open)),
+            (INS_MANAGE_CHANNEL, P1_CLOSE) => Some(Some(RiggedCommand::Close)),
+            (INS_MANAGE_CHANNEL, P1_RESET) => Some(Some(RiggedCommand::ResetChannel)),
+            (INS_MANAGE_CHANNEL, _) => Some(None),
+            (INS_SELECT, P1_SELECT_BY_DF_NAME) => Some(Some(RiggedCommand::Select)),
+            _ => None,
+        };
+        let Some(own) = own else {
+            return self.process_applet(number, class, command);
+        };
+        // The end of an application is the end of its chain, too.
+        channel.chain = None;
+        let selected = channel.selected;
         if is_chained(class) {
             return StatusWord::CHAINING_NOT_SUPPORTED.into();
         }
         if has_secure_messaging(class) {
             return StatusWord::SECURE_MESSAGING_NOT_SUPPORTED.into();
         }
-        // As on many cards, a proprietary class makes no difference to these two.
-        match header.ins {
-            INS_MANAGE_CHANNEL => self.manage_channel(channel, command).into(),
-            INS_SELECT if header.p1 == P1_SELECT_BY_DF_NAME => {
-                self.select(channel, selected, command).into()
-            }
-            _ => match self.applets.get_mut(selected) {
-                Some(applet) => applet.process(channel, command),
-                None => EXECUTION_ERROR.into(),
-            },
+        let is_rigged = |rigged: &Rigged| Some(rigged.command) == own;
+        let rigged = self.rigged.iter().position(is_rigged);
+        let rigged = rigged.and_then(|position| self.rigged.remove(position));
+        let answer = match rigged {
+            Some(Rigged {
+                carried_out: false,
+                answer,
+                ..
+            }) => return Outcome::Fault(Fault::Raw(answer)),
+            rigged => rigged.map(|rigged| rigged.answer),
+        };
+        let response = if header.ins == INS_SELECT {
+            self.select(number, selected, command)
+        } else {
+            self.manage_channel(number, command)
+        };
+        match answer {
+            Some(answer) => Outcome::Fault(Fault::Raw(answer)),
+            None => response.into(),
+        }
+    }
+
+    /// A command to the applet that is selected on the channel.
+    fn process_applet(
+        &mut self,
+        number: ChannelNumber,
+        class: u8,
+        command: &CommandApdu,
+    ) -> Outcome {
+        let Some(Some(channel)) = self.channels.get_mut(usize::from(number.get())) else {
+            return EXECUTION_ERROR.into();
+        };
+        let Some(applet) = self.applets.get_mut(channel.selected) else {
+            return EXECUTION_ERROR.into();
+        };
+        if applet.owns_class(class) {
+            channel.chain = None;
+            return applet.process(number, command);
+        }
+        match channel.chain(&**applet, class, command) {
+            Err(status) => status.into(),
+            Ok(Chained::Begun) => StatusWord::OK.into(),
+            Ok(Chained::Complete(command)) => applet.process(number, &command),
+            Ok(Chained::No) => applet.process(number, command),
         }
     }
 
@@ -238,7 +325,7 @@ impl VirtualCard {
             return StatusWord::WRONG_LENGTH.into();
         }
         match (p1, p2) {
-            (0x00, 0x00) => {
+            (P1_OPEN, 0x00) => {
                 // Without Le, the number could not be told and the channel would be lost.
                 if command.le().is_none() {
                     return StatusWord::WRONG_LENGTH.into();
@@ -246,7 +333,7 @@ impl VirtualCard {
                 // From the basic channel the default application is selected on the new one, from
                 // another channel the one that is selected there.
                 let selected = match self.channels.get(usize::from(channel.get())) {
-                    Some(&Some(selected)) if !channel.is_basic() => selected,
+                    Some(Some(origin)) if !channel.is_basic() => origin.selected,
                     _ => 0,
                 };
                 let free = (1_u8..).zip(self.channels.iter().skip(1));
@@ -256,13 +343,13 @@ impl VirtualCard {
                 else {
                     return StatusWord::FUNCTION_NOT_SUPPORTED.into();
                 };
-                let selection = self.put_on_channel(number, selected);
+                let selection = self.put_on_channel(number, selected, 0);
                 if selection.status.is_error() {
                     return selection.status.into();
                 }
                 ResponseApdu::new(vec![number.get()], StatusWord::OK)
             }
-            (0x80, number) => {
+            (P1_CLOSE, number) => {
                 // A P2 of 0 means the channel that the command came on.
                 let number = if number == 0 { channel.get() } else { number };
                 match ChannelNumber::new(number) {
@@ -279,7 +366,7 @@ impl VirtualCard {
                     _ => StatusWord::INCORRECT_P1_P2.into(),
                 }
             }
-            (0x40, 0x00) => self.put_on_channel(channel, 0).status.into(),
+            (P1_RESET, 0x00) => self.put_on_channel(channel, 0, 0).status.into(),
             _ => StatusWord::INCORRECT_P1_P2.into(),
         }
     }
@@ -325,7 +412,7 @@ impl VirtualCard {
         let Some(index) = found else {
             return StatusWord::NOT_FOUND.into();
         };
-        let selection = self.put_on_channel(channel, index);
+        let selection = self.put_on_channel(channel, index, p2);
         if selection.status.is_error() {
             return selection.status.into();
         }
@@ -341,25 +428,34 @@ impl VirtualCard {
 
     /// Selects the applet of that index on the channel, which this opens if it is closed. Where
     /// the applet refuses, everything stays as it is.
-    fn put_on_channel(&mut self, channel: ChannelNumber, index: usize) -> Selection {
-        let refused = Selection {
-            status: EXECUTION_ERROR,
-            control_information: Vec::new(),
-        };
+    fn put_on_channel(&mut self, channel: ChannelNumber, index: usize, p2: u8) -> Selection {
+        let own = usize::from(channel.get());
+        let is_busy = self.channels.iter().enumerate().any(|(number, channel)| {
+            number != own
+                && channel
+                    .as_ref()
+                    .is_some_and(|other| other.selected == index)
+        });
         let Some(applet) = self.applets.get_mut(index) else {
-            return refused;
+            return EXECUTION_ERROR.into();
         };
-        let selection = applet.select(channel);
+        if is_busy && !applet.is_multi_selectable() {
+            return StatusWord::CONDITIONS_NOT_SATISFIED.into();
+        }
+        let Some(slot) = self.channels.get_mut(own) else {
+            return EXECUTION_ERROR.into();
+        };
+        let selection = applet.select(channel, p2);
         if selection.status.is_error() {
             return selection;
         }
-        let Some(slot) = self.channels.get_mut(usize::from(channel.get())) else {
-            return refused;
-        };
-        let before = slot.replace(index);
+        let before = slot.replace(Channel {
+            selected: index,
+            chain: None,
+        });
         if let Some(before) = before
-            && before != index
-            && let Some(applet) = self.applets.get_mut(before)
+            && before.selected != index
+            && let Some(applet) = self.applets.get_mut(before.selected)
         {
             applet.deselect(channel);
         }
@@ -369,13 +465,62 @@ impl VirtualCard {
     /// Closes a channel; whether it was open.
     fn close(&mut self, channel: ChannelNumber) -> bool {
         let slot = self.channels.get_mut(usize::from(channel.get()));
-        let Some(index) = slot.and_then(Option::take) else {
+        let Some(closed) = slot.and_then(Option::take) else {
             return false;
         };
-        if let Some(applet) = self.applets.get_mut(index) {
+        if let Some(applet) = self.applets.get_mut(closed.selected) {
             applet.deselect(channel);
         }
         true
+    }
+}
+
+/// What a command is to a chain.
+enum Chained {
+    /// It is not part of one.
+    No,
+    /// More is to come.
+    Begun,
+    /// It was the last of a chain, which is this command.
+    Complete(CommandApdu),
+}
+
+impl Channel {
+    /// Collects chains (ISO/IEC 7816-4 section 5.3.3).
+    fn chain(
+        &mut self,
+        applet: &dyn Applet,
+        class: u8,
+        command: &CommandApdu,
+    ) -> Result<Chained, StatusWord> {
+        let Header { ins, p1, p2, .. } = command.header();
+        let header = Header::new(class & !CHAINING, ins, p1, p2);
+        let begun = self.chain.take();
+        if begun.as_ref().is_some_and(|chain| chain.header != header) {
+            return Err(CHAIN_EXPECTED);
+        }
+        let is_last = !is_chained(class);
+        if !is_last && !applet.takes_chain(header) {
+            return Err(StatusWord::CHAINING_NOT_SUPPORTED);
+        }
+        if has_secure_messaging(class) {
+            return Err(StatusWord::SECURE_MESSAGING_NOT_SUPPORTED);
+        }
+        if begun.is_none() && is_last {
+            return Ok(Chained::No);
+        }
+        let mut data = begun.map(|chain| chain.data).unwrap_or_default();
+        data.extend(command.data());
+        if data.len() > MAX_COMMAND_DATA {
+            return Err(StatusWord::WRONG_LENGTH);
+        }
+        if !is_last {
+            self.chain = Some(Chain { header, data });
+            return Ok(Chained::Begun);
+        }
+        CommandApdu::with_shortest_form(command.header(), data, command.le())
+            .map(Chained::Complete)
+            .map_err(|_| StatusWord::WRONG_LENGTH)
     }
 }
 
@@ -385,20 +530,22 @@ impl Card for VirtualCard {
     }
 
     fn reset(&mut self) {
-        self.channels.fill(None);
+        self.channels.fill_with(|| None);
+        self.rest = None;
+        self.rigged.clear();
         self.t0 = T0::default();
         self.returns_at = None;
         for applet in &mut self.applets {
             applet.reset();
         }
-        self.put_on_channel(ChannelNumber::BASIC, 0);
+        self.put_on_channel(ChannelNumber::BASIC, 0, 0);
     }
 
     fn transmit(&mut self, command: &[u8]) -> Vec<u8> {
         if !self.is_present() {
             return Vec::new();
         }
-        match self.protocol {
+        match self.profile.protocol {
             Protocol::T0 => self.transmit_t0(command),
             Protocol::T1 => self.transmit_t1(command),
         }
@@ -422,10 +569,9 @@ fn fit(mut response: ResponseApdu, le: Option<u32>) -> ResponseApdu {
             response.data.clear();
             response
         }
-        Some(le) if length > le as usize => match u8::try_from(length) {
-            Ok(length) => StatusWord(u16::from_be_bytes([0x6C, length])).into(),
-            Err(_) if length == 256 => StatusWord(0x6C00).into(),
-            Err(_) => StatusWord::WRONG_LENGTH.into(),
+        Some(le) if length > le as usize => match length {
+            1..=256 => exact(length).into(),
+            _ => StatusWord::WRONG_LENGTH.into(),
         },
         Some(_) => response,
     }

@@ -5,8 +5,8 @@
 //! A smart card in software: ISO/IEC 7816-4 with logical channels, over T=0 or T=1.
 //!
 //! [`VirtualCard`] is the card. It is the embedded default of the token broker, and [`vpcd`] puts
-//! it, or any other [`Card`], behind `pcscd` as if it were plugged into a reader. What its test
-//! applet can do is described at [`applets::echo`].
+//! it, or any other [`Card`], behind `pcscd` as if it were plugged into a reader. What is on it is
+//! described at [`applets`], and for authors of tests in `docs/virtual-card.md`.
 
 #![forbid(unsafe_op_in_unsafe_fn)]
 
@@ -15,13 +15,15 @@ use std::time::Duration;
 mod applet;
 pub mod applets;
 mod card;
+mod profile;
 mod t0;
 #[cfg(feature = "test_support")]
 pub mod test_support;
 pub mod vpcd;
 
-pub use applet::{Applet, Fault, Outcome, Selection};
-pub use card::{Profile, UnknownProfile, VirtualCard};
+pub use applet::{Applet, Fault, Outcome, Parts, Rigged, RiggedCommand, Selection};
+pub use card::VirtualCard;
+pub use profile::{Profile, UnknownProfile};
 
 /// The longest that a card keeps a caller waiting. A test that wants a card that hangs for ever
 /// has long ended by then, and a forgotten one does not stay for ever.

@@ -10,6 +10,8 @@ use secure_element::apdu::{
 };
 use secure_element::class_byte::channel_of;
 
+use crate::Parts;
+
 const INS_GET_RESPONSE: u8 = 0xC0;
 const INS_ENVELOPE: u8 = 0xC2;
 const INS_SELECT: u8 = 0xA4;
@@ -28,11 +30,18 @@ pub(crate) struct T0 {
 enum Pending {
     #[default]
     Nothing,
-    /// What GET RESPONSE on the channel of this class byte fetches.
-    Response(u8, ResponseApdu),
-    /// The response to a command that asked for too much: it is sent when the same command comes
-    /// again with the right length, so that the command is carried out once.
-    Reissue(Header, ResponseApdu),
+    /// What GET RESPONSE on the channel of this class byte fetches, in parts of this length.
+    Response(u8, ResponseApdu, usize),
+    /// The response to a command that asked for the wrong length: it is sent when the same command
+    /// comes again with the right one, so that the command is carried out once.
+    Reissue {
+        command: Header,
+        length: usize,
+        response: ResponseApdu,
+        part: usize,
+    },
+    /// What GET RESPONSE gets, however often it comes.
+    Raw(Vec<u8>),
 }
 
 /// A command to be carried out.
@@ -55,7 +64,7 @@ impl From<StatusWord> for Received {
 }
 
 impl T0 {
-    pub(crate) fn receive(&mut self, tpdu: &[u8]) -> Received {
+    pub(crate) fn receive(&mut self, tpdu: &[u8], takes_envelopes: bool) -> Received {
         let Some((&[cla, ins, p1, p2], body)) = tpdu.split_first_chunk::<4>() else {
             return StatusWord::WRONG_LENGTH.into();
         };
@@ -68,18 +77,34 @@ impl T0 {
         let wanted = if p3 == 0 { MAX_PART } else { usize::from(p3) };
         let pending = std::mem::take(&mut self.pending);
         let envelopes = std::mem::take(&mut self.envelopes);
+        // Applications may have these instructions for themselves, with other parameters.
+        let is_transport = (p1, p2) == (0, 0);
         match (ins, pending) {
-            (INS_GET_RESPONSE, Pending::Response(class, response))
-                if channel_of(class) == channel_of(cla) =>
+            (INS_GET_RESPONSE, Pending::Response(class, response, part))
+                if is_transport && channel_of(class) == channel_of(cla) =>
             {
-                return Received::Answer(self.send_part(cla, response, wanted));
+                return Received::Answer(self.send_part(cla, response, wanted, part));
             }
-            (INS_GET_RESPONSE, _) => return StatusWord::CONDITIONS_NOT_SATISFIED.into(),
-            (INS_ENVELOPE, _) => return self.receive_envelope(envelopes, data),
-            (_, Pending::Reissue(expected, response))
-                if expected == header && data.is_empty() && response.data.len() == wanted =>
-            {
-                return Received::Answer(response.encode());
+            (INS_GET_RESPONSE, Pending::Raw(bytes)) if is_transport => {
+                self.pending = Pending::Raw(bytes.clone());
+                return Received::Answer(bytes);
+            }
+            (INS_GET_RESPONSE, _) if is_transport => {
+                return StatusWord::CONDITIONS_NOT_SATISFIED.into();
+            }
+            (INS_ENVELOPE, _) if is_transport && takes_envelopes => {
+                return self.receive_envelope(envelopes, data);
+            }
+            (
+                _,
+                Pending::Reissue {
+                    command,
+                    length,
+                    response,
+                    part,
+                },
+            ) if command == header && data.is_empty() && length == wanted => {
+                return Received::Answer(self.send_part(cla, response, wanted, part));
             }
             _ => {}
         }
@@ -121,56 +146,83 @@ impl T0 {
     }
 
     /// The answer to the TPDU that brought the command, or the end of it.
-    pub(crate) fn answer(&mut self, received: &ReceivedCommand, response: ResponseApdu) -> Vec<u8> {
+    pub(crate) fn answer(
+        &mut self,
+        received: &ReceivedCommand,
+        response: ResponseApdu,
+        parts: Option<Parts>,
+    ) -> Vec<u8> {
         let header = received.command.header();
         if response.data.is_empty() || response.status.is_error() {
             return response.status.to_bytes().to_vec();
         }
-        let Some(wanted) = received.wanted else {
+        let part = parts.map_or(MAX_PART, Parts::length);
+        let is_announced = parts == Some(Parts::Of255);
+        let Some(wanted) = received.wanted.filter(|_| !is_announced) else {
             // A SELECT that ends with a warning says so first (GlobalPlatform cards do).
             if header.ins == INS_SELECT && response.status.is_warning() {
                 let status = response.status;
                 let rest = ResponseApdu::new(response.data, StatusWord::OK);
-                self.pending = Pending::Response(header.cla, rest);
+                self.pending = Pending::Response(header.cla, rest, part);
                 return status.to_bytes().to_vec();
             }
-            let status = available(&response);
-            self.pending = Pending::Response(header.cla, response);
+            let status = available(&response, part);
+            self.pending = Pending::Response(header.cla, response, part);
             return status.to_bytes().to_vec();
         };
-        if response.data.len() < wanted {
-            let status = exact(&response);
-            self.pending = Pending::Reissue(header, response);
-            return status.to_bytes().to_vec();
+        let length = response.data.len().min(part);
+        let is_wrong = match parts {
+            Some(Parts::Of255AfterCorrection) => wanted != length,
+            _ => wanted > length,
+        };
+        if is_wrong {
+            self.pending = Pending::Reissue {
+                command: header,
+                length,
+                response,
+                part,
+            };
+            return exact(length).to_bytes().to_vec();
         }
-        self.send_part(header.cla, response, wanted)
+        self.send_part(header.cla, response, wanted, part)
     }
 
-    fn send_part(&mut self, class: u8, mut response: ResponseApdu, wanted: usize) -> Vec<u8> {
-        if response.data.len() < wanted {
-            let status = exact(&response);
-            self.pending = Pending::Response(class, response);
-            return status.to_bytes().to_vec();
+    /// Answers each GET RESPONSE that follows with these bytes.
+    pub(crate) fn answer_for_ever(&mut self, bytes: Vec<u8>) {
+        self.pending = Pending::Raw(bytes);
+    }
+
+    fn send_part(
+        &mut self,
+        class: u8,
+        mut response: ResponseApdu,
+        wanted: usize,
+        part: usize,
+    ) -> Vec<u8> {
+        let length = response.data.len().min(part);
+        if length < wanted {
+            self.pending = Pending::Response(class, response, part);
+            return exact(length).to_bytes().to_vec();
         }
         let rest = response.data.split_off(wanted);
         if rest.is_empty() {
             return response.encode();
         }
         let rest = ResponseApdu::new(rest, response.status);
-        response.status = available(&rest);
-        self.pending = Pending::Response(class, rest);
+        response.status = available(&rest, part);
+        self.pending = Pending::Response(class, rest, part);
         response.encode()
     }
 }
 
-/// 61xx for what is left of a response.
-fn available(response: &ResponseApdu) -> StatusWord {
+/// 61xx for what is left of a response, of which GET RESPONSE fetches `part` bytes at most.
+pub(crate) fn available(response: &ResponseApdu, part: usize) -> StatusWord {
     // 256 and more are written as 0.
-    let length = response.data.len().min(MAX_PART) as u8;
+    let length = response.data.len().min(part) as u8;
     StatusWord(u16::from_be_bytes([0x61, length]))
 }
 
-/// 6Cxx for a response of less than 256 bytes.
-fn exact(response: &ResponseApdu) -> StatusWord {
-    StatusWord(u16::from_be_bytes([0x6C, response.data.len() as u8]))
+/// 6Cxx for a length of up to 256, which is written as 0.
+pub(crate) fn exact(length: usize) -> StatusWord {
+    StatusWord(u16::from_be_bytes([0x6C, length as u8]))
 }

@@ -165,7 +165,11 @@ impl Pcscd {
     pub fn start_opensc_tool(&self, reader: u8, arguments: &[&str]) -> io::Result<OpenscTool> {
         let reader = reader.to_string();
         OpenscTool::start(
-            &[&["--reader", &reader, "--card-driver", "default"], arguments].concat(),
+            &[
+                &["--reader", &reader, "--card-driver", "default"],
+                arguments,
+            ]
+            .concat(),
             tempfile::tempfile_in(&self.directory)?,
         )
     }

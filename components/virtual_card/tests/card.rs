@@ -14,6 +14,7 @@ use secure_element::channel::{
 use secure_element::class_byte::{ChannelNumber, with_channel};
 use secure_element::exchange::{ExchangeError, Kind, Protocol, run};
 use secure_element::fci;
+use secure_element::tlv::{Reader, Tag};
 use virtual_card::applets::{echo, issuer};
 use virtual_card::{Card, Profile, UnknownProfile, VirtualCard};
 
@@ -145,9 +146,12 @@ fn the_issuer_security_domain_is_the_default() {
             cplc
         );
         assert_eq!(
-            client.send(BASIC, [0x80, 0xCA, 0x00, 0x66], &[], Some(45)),
+            client.send(BASIC, [0x80, 0xCA, 0x00, 0x65], &[], Some(45)),
             status(0x6A88)
         );
+        let card_data = client.send(BASIC, [0x80, 0xCA, 0x00, 0x66], &[], Some(256));
+        let object = Reader::new(&card_data.data).only().unwrap();
+        assert_eq!((object.tag, card_data.status), (Tag(0x66), StatusWord::OK));
     }
 }
 

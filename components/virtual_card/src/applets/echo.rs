@@ -17,21 +17,23 @@
 //! | 14 | n | none | n bytes: 0, 1, .. 250, 0, .. |
 //! | 16 | status word | any | the data, with that status word |
 //! | 18 | n | any | the data, after n times 10 ms, at most [`crate::MAX_DELAY`] |
-//! | 1A | a fault, 00 or what the fault says | none | see [`FAULT_EMPTY`] and what follows it |
+//! | 1A | a fault, its parameter | the fault's | see [`FAULT_EMPTY`] and what follows it |
 //! | 1C | any | none | the channel's number, and the class byte as received |
 //! | 1E | any | none | the commands that this applet carried out since the last reset, 4 bytes; this one not counted |
+//! | 30 | any | none | the channels that are open in the card, 3 bytes: bit n of the number stands for channel n |
 //!
-//! Anything else is 6D00, another class 6E00, another fault 6A86.
+//! Anything else is 6D00, another class 6E00, another fault 6A86. 10, 16 and 18 can be chained, up
+//! to 65,535 bytes.
 
 use std::thread;
 use std::time::Duration;
 
-use secure_element::apdu::{CommandApdu, MAX_RESPONSE, ResponseApdu, StatusWord};
+use secure_element::apdu::{CommandApdu, Header, MAX_RESPONSE, ResponseApdu, StatusWord};
 use secure_element::channel::Aid;
-use secure_element::class_byte::{ChannelNumber, without_channel};
+use secure_element::class_byte::ChannelNumber;
 
-use super::aid;
-use crate::{Applet, Fault, MAX_DELAY, Outcome, Selection};
+use super::{aid, is_plain_class};
+use crate::{Applet, Fault, MAX_DELAY, Outcome, Rigged, RiggedCommand, Selection};
 
 /// The AID of the first echo application.
 pub const AID: [u8; 8] = [0xF0, b'S', b'E', b'R', b'V', b'O', 0x01, 0x01];
@@ -56,6 +58,8 @@ pub const INS_FAULT: u8 = 0x1A;
 pub const INS_CHANNEL: u8 = 0x1C;
 /// Answers with the number of commands carried out.
 pub const INS_COUNT: u8 = 0x1E;
+/// Answers with the channels that are open in the card.
+pub const INS_OPEN_CHANNELS: u8 = 0x30;
 
 /// P1 of [`INS_FAULT`]: an answer without a byte.
 pub const FAULT_EMPTY: u8 = 0x00;
@@ -71,6 +75,31 @@ pub const FAULT_REMOVAL: u8 = 0x04;
 /// P1 of [`INS_FAULT`]: an answer that is one byte longer than any response. vpcd cannot carry it,
 /// so it becomes 6F00 there.
 pub const FAULT_TOO_LONG: u8 = 0x05;
+/// P1 of [`INS_FAULT`]: P2 bytes of [`garbage`]; P2 of 00 stands for 256.
+pub const FAULT_GARBAGE: u8 = 0x06;
+/// P1 of [`INS_FAULT`]: success, with P2 bytes (00: 1 byte) more than Le allows. Le is 0 where there
+/// is none.
+pub const FAULT_LE_IGNORED: u8 = 0x07;
+/// P1 of [`INS_FAULT`]: P2 bytes and 61FF, and over T=0 the same at each GET RESPONSE, for ever.
+pub const FAULT_ENDLESS: u8 = 0x08;
+/// P1 of [`INS_FAULT`]: 6C and P2, whatever Le is.
+pub const FAULT_WRONG_LE: u8 = 0x09;
+/// P1 of [`INS_FAULT`]: 61 and P2, and over T=0 one byte and 9000 at GET RESPONSE, however many were
+/// announced.
+pub const FAULT_SHORTENED: u8 = 0x0A;
+/// P1 of [`INS_FAULT`]: 9000; the card will answer the next MANAGE CHANNEL that opens a channel, on
+/// any channel, with the data of this command, whatever that is. With P2 of 00 it opens none, with
+/// 01 it does.
+///
+/// What this and the three below prepare is used once; several of them are used in turn. A reset
+/// ends it.
+pub const FAULT_NEXT_OPEN: u8 = 0x10;
+/// P1 of [`INS_FAULT`]: like [`FAULT_NEXT_OPEN`], for SELECT by DF name.
+pub const FAULT_NEXT_SELECT: u8 = 0x11;
+/// P1 of [`INS_FAULT`]: like [`FAULT_NEXT_OPEN`], for MANAGE CHANNEL that closes a channel.
+pub const FAULT_NEXT_CLOSE: u8 = 0x12;
+/// P1 of [`INS_FAULT`]: like [`FAULT_NEXT_OPEN`], for MANAGE CHANNEL that resets a channel.
+pub const FAULT_NEXT_CHANNEL_RESET: u8 = 0x13;
 
 const SELECTED_FILE_INVALIDATED: StatusWord = StatusWord(0x6283);
 const DELAY_UNIT: Duration = Duration::from_millis(10);
@@ -110,16 +139,17 @@ impl Applet for Echo {
         self.aid
     }
 
-    fn select(&mut self, _: ChannelNumber) -> Selection {
-        Selection {
-            status: self.selection_status,
-            ..Selection::default()
-        }
+    fn select(&mut self, _: ChannelNumber, _: u8) -> Selection {
+        self.selection_status.into()
+    }
+
+    fn takes_chain(&self, header: Header) -> bool {
+        is_plain_class(header.cla) && matches!(header.ins, INS_ECHO | INS_STATUS | INS_DELAY)
     }
 
     fn process(&mut self, channel: ChannelNumber, command: &CommandApdu) -> Outcome {
         let header = command.header();
-        if !matches!(without_channel(header.cla), Ok(0x00 | 0x80)) {
+        if !is_plain_class(header.cla) {
             return StatusWord::CLA_NOT_SUPPORTED.into();
         }
         let count = self.count;
@@ -134,7 +164,8 @@ impl Applet for Echo {
                 thread::sleep((DELAY_UNIT * u32::from(parameters)).min(MAX_DELAY));
                 (command.data().to_vec(), StatusWord::OK)
             }
-            INS_FAULT => return fault(header.p1, header.p2),
+            INS_FAULT => return fault(command),
+            INS_OPEN_CHANNELS => return Outcome::OpenChannels,
             INS_CHANNEL => (vec![channel.get(), header.cla], StatusWord::OK),
             INS_COUNT => (count.to_be_bytes().to_vec(), StatusWord::OK),
             _ => (Vec::new(), StatusWord::INS_NOT_SUPPORTED),
@@ -153,8 +184,39 @@ pub fn pattern(length: u16) -> Vec<u8> {
     (0..251).cycle().take(usize::from(length)).collect()
 }
 
-fn fault(kind: u8, p2: u8) -> Outcome {
-    Outcome::Fault(match kind {
+/// The bytes that [`FAULT_GARBAGE`] answers with: always the same ones, and never a status word at
+/// the end.
+pub fn garbage(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_F491_u32;
+    let mut bytes: Vec<u8> = std::iter::repeat_with(|| {
+        // Xorshift.
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u8
+    })
+    .take(length)
+    .collect();
+    if let [.., sw1, _] = bytes.as_mut_slice() {
+        // 6x and 9x are status words.
+        *sw1 |= 0x80;
+        *sw1 &= 0xEF;
+    }
+    bytes
+}
+
+fn fault(command: &CommandApdu) -> Outcome {
+    let Header { p1, p2, .. } = command.header();
+    let rigged = |rigged| match p2 {
+        0x00 | 0x01 => Outcome::Rig(Rigged {
+            command: rigged,
+            carried_out: p2 == 0x01,
+            answer: command.data().to_vec(),
+        }),
+        _ => StatusWord::INCORRECT_P1_P2.into(),
+    };
+    let success = |length| ResponseApdu::new(pattern(length), StatusWord::OK).encode();
+    Outcome::Fault(match p1 {
         FAULT_EMPTY => Fault::Raw(Vec::new()),
         FAULT_ONE_BYTE => Fault::Raw(vec![0x90]),
         FAULT_MUTE => Fault::Mute,
@@ -162,6 +224,28 @@ fn fault(kind: u8, p2: u8) -> Outcome {
         FAULT_REMOVAL if p2 == 0 => Fault::Removal(DEFAULT_REMOVAL),
         FAULT_REMOVAL => Fault::Removal(REMOVAL_UNIT * u32::from(p2)),
         FAULT_TOO_LONG => Fault::Raw(vec![0x90; MAX_RESPONSE + 1]),
+        FAULT_GARBAGE => Fault::Raw(garbage(if p2 == 0 { 256 } else { usize::from(p2) })),
+        FAULT_LE_IGNORED => {
+            let le = u16::try_from(command.le().unwrap_or(0)).unwrap_or(u16::MAX);
+            Fault::Raw(success(le.saturating_add(u16::from(p2.max(1)))))
+        }
+        FAULT_ENDLESS => {
+            let data = pattern(u16::from(p2));
+            let part = ResponseApdu::new(data, StatusWord(0x61FF)).encode();
+            Fault::RawThen {
+                first: part.clone(),
+                then: part,
+            }
+        }
+        FAULT_WRONG_LE => Fault::Raw(vec![0x6C, p2]),
+        FAULT_SHORTENED => Fault::RawThen {
+            first: vec![0x61, p2],
+            then: success(1),
+        },
+        FAULT_NEXT_OPEN => return rigged(RiggedCommand::Open),
+        FAULT_NEXT_SELECT => return rigged(RiggedCommand::Select),
+        FAULT_NEXT_CLOSE => return rigged(RiggedCommand::Close),
+        FAULT_NEXT_CHANNEL_RESET => return rigged(RiggedCommand::ResetChannel),
         _ => return StatusWord::INCORRECT_P1_P2.into(),
     })
 }

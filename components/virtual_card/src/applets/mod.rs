@@ -3,11 +3,55 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
 //! The applications of the card.
+//!
+//! All but the issuer security domain and the ARA-M are under a proprietary application provider
+//! identifier, F0 and "SERVO":
+//!
+//! | AID | application |
+//! |---|---|
+//! | A0 00 00 01 51 00 00 00 | [`issuer`] security domain, the default |
+//! | F0 "SERVO" 01 01, 01 02, 02 01 | [`echo`] |
+//! | F0 "SERVO" 03 01 | [`exclusive`]: not multi-selectable |
+//! | F0 "SERVO" 04 01 | [`pin`] |
+//! | F0 "SERVO" 05 01 | [`origin`]: tells web origins apart |
+//! | F0 "SERVO" 06 31, 06 32, 06 FF | [`conformance`] |
+//! | A0 00 00 01 51 41 43 4C 00 | [`ara_m`]: the access rule application, where there is one |
 
+pub mod ara_m;
+pub mod conformance;
 pub mod echo;
+pub mod exclusive;
 pub mod issuer;
+pub mod origin;
+pub mod pin;
 
 use secure_element::channel::Aid;
+use secure_element::class_byte::without_channel;
+
+use crate::Applet;
+
+/// What is selected by default.
+pub(crate) fn default() -> Box<dyn Applet> {
+    Box::new(issuer::IssuerSecurityDomain)
+}
+
+/// Everything else, in the order in which partial AIDs find it.
+pub(crate) fn others(access_rules: bool) -> Vec<Box<dyn Applet>> {
+    let mut applets: Vec<Box<dyn Applet>> = Vec::new();
+    for echo in echo::Echo::all() {
+        applets.push(Box::new(echo));
+    }
+    applets.push(Box::new(exclusive::Exclusive::new()));
+    applets.push(Box::new(pin::Pin::new()));
+    applets.push(Box::new(origin::OriginAware::sample()));
+    for conformance in conformance::Conformance::all() {
+        applets.push(Box::new(conformance));
+    }
+    if access_rules {
+        applets.push(Box::new(ara_m::AraM::sample()));
+    }
+    applets
+}
 
 /// For constants: what is no AID does not compile.
 const fn aid(bytes: &[u8]) -> Aid {
@@ -15,4 +59,9 @@ const fn aid(bytes: &[u8]) -> Aid {
         Ok(aid) => aid,
         Err(_) => panic!("the constant is an AID"),
     }
+}
+
+/// Whether a class byte, on any channel, is 00 or 80.
+fn is_plain_class(class: u8) -> bool {
+    matches!(without_channel(class), Ok(0x00 | 0x80))
 }

@@ -4,12 +4,16 @@
 
 //! Runs a virtual card.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand};
-use virtual_card::{VirtualCard, vpcd};
+use virtual_card::applets::ara_m::AraM;
+use virtual_card::{Profile, VirtualCard, vpcd};
 
 /// A smart card in software.
 #[derive(Parser)]
@@ -26,22 +30,36 @@ enum Command {
         /// The TCP port of the slot, on this machine.
         #[arg(long, default_value_t = vpcd::DEFAULT_PORT)]
         port: u16,
-        /// What the card is like: default, t0, or basic-channel-only.
-        #[arg(long, default_value = "default")]
+        /// What the card is like.
+        #[arg(long, default_value = "default", value_parser = profiles())]
         profile: String,
+        /// Put an ARA-M on the card that reads out these access rules: REF-AR-DOs as bytes, or as
+        /// hexadecimal digits with comments behind #. A file that begins with FF 40 is read out
+        /// as it is. Replaces the rules of the profile.
+        #[arg(long, value_name = "FILE")]
+        ara_m: Option<PathBuf>,
         /// How many seconds to wait for the driver.
         #[arg(long, default_value_t = 10)]
         wait: u64,
     },
 }
 
+/// So that --help says what each of them is.
+fn profiles() -> PossibleValuesParser {
+    let profiles = Profile::NAMED.iter();
+    profiles
+        .map(|(name, profile)| PossibleValue::new(name).help(profile.description))
+        .into()
+}
+
 fn main() -> ExitCode {
     let Command::Vpcd {
         port,
         profile,
+        ara_m,
         wait,
     } = Arguments::parse().command;
-    let mut card = match VirtualCard::from_profile(&profile) {
+    let mut card = match card(&profile, ara_m.as_deref()) {
         Ok(card) => card,
         Err(error) => {
             eprintln!("virtual-card: {error}");
@@ -56,4 +74,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn card(profile: &str, ara_m: Option<&Path>) -> Result<VirtualCard, String> {
+    let mut card = VirtualCard::from_profile(profile).map_err(|error| error.to_string())?;
+    if let Some(path) = ara_m {
+        let at = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let rules = fs::read(path).map_err(|error| at(&error))?;
+        let ara_m = AraM::from_file(&rules).map_err(|error| at(&error))?;
+        card.install(Box::new(ara_m));
+    }
+    Ok(card)
 }

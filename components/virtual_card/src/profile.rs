@@ -1,0 +1,120 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+use secure_element::exchange::Protocol;
+use thiserror::Error;
+
+/// What a card is like.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Profile {
+    /// What it is for, in a few words.
+    pub description: &'static str,
+    /// The transmission protocol that the card offers.
+    pub protocol: Protocol,
+    /// How many logical channels it has besides the basic one, 0 to 19.
+    pub supplementary_channels: u8,
+    /// Whether commands may have lengths of two bytes. With T=0 they come in envelopes.
+    pub extended_length: bool,
+    /// Whether an access rule application is on the card. Almost no card has one.
+    pub access_rules: bool,
+}
+
+const DEFAULT: Profile = Profile {
+    description: "T=1, 19 supplementary channels, extended lengths, no access rules",
+    protocol: Protocol::T1,
+    supplementary_channels: 19,
+    extended_length: true,
+    access_rules: false,
+};
+
+impl Profile {
+    /// The profiles that have a name, as configurations give it.
+    pub const NAMED: [(&'static str, Self); 6] = [
+        ("default", DEFAULT),
+        (
+            "t0",
+            Self {
+                description: "like default, but T=0",
+                protocol: Protocol::T0,
+                ..DEFAULT
+            },
+        ),
+        (
+            "basic-channel-only",
+            Self {
+                description: "like default, but without supplementary channels",
+                supplementary_channels: 0,
+                ..DEFAULT
+            },
+        ),
+        (
+            "four-channels",
+            Self {
+                description: "like default, but with the basic and three supplementary channels",
+                supplementary_channels: 3,
+                ..DEFAULT
+            },
+        ),
+        (
+            "no-extended-length",
+            Self {
+                description: "like default, but commands have lengths of one byte only",
+                extended_length: false,
+                ..DEFAULT
+            },
+        ),
+        (
+            "ara-m",
+            Self {
+                description: "like default, with a few access rules in an ARA-M",
+                access_rules: true,
+                ..DEFAULT
+            },
+        ),
+    ];
+
+    /// The profile of that name.
+    pub fn named(name: &str) -> Result<Self, UnknownProfile> {
+        Self::NAMED
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, profile)| *profile)
+            .ok_or_else(|| UnknownProfile(name.to_owned()))
+    }
+
+    /// The answer to reset: historical bytes in COMPACT-TLV with the card capabilities and the
+    /// name (ISO/IEC 7816-4 section 8.1.1).
+    pub(crate) fn atr(self) -> Vec<u8> {
+        // Selection by full and by partial DF name; data units of one byte; command chaining.
+        let mut capabilities = [0xC0, 0x01, 0x80];
+        if self.protocol == Protocol::T1 && self.extended_length {
+            // Extended Lc and Le.
+            capabilities[2] |= 0x40;
+        }
+        if self.supplementary_channels > 0 {
+            // The card chooses the channel number; "8 or more" is all that can be said above 7.
+            capabilities[2] |= 0x10 | self.supplementary_channels.min(7);
+        }
+        let mut historical = vec![0x80, 0x73];
+        historical.extend(capabilities);
+        historical.extend(b"\x55SERVO");
+
+        let length = historical.len() as u8;
+        match self.protocol {
+            Protocol::T0 => [&[0x3B, length][..], &historical].concat(),
+            Protocol::T1 => {
+                // TD1: T=1, nothing further, and so a check byte.
+                let mut atr = [&[0x3B, 0x80 | length, 0x01][..], &historical].concat();
+                let check = atr.iter().skip(1).fold(0, |sum, byte| sum ^ byte);
+                atr.push(check);
+                atr
+            }
+        }
+    }
+}
+
+/// There is no profile of that name.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("there is no virtual card profile {0:?}")]
+pub struct UnknownProfile(pub String);
