@@ -44,6 +44,9 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 /// The time limit for closing a channel and for letting go of a card, which nobody waits for.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A worker that has not answered this long after the deadline of what it was asked is killed. It may wait for the card
+/// until the deadline itself, and a command that ends just after it should not cost everybody their sessions.
+const GRACE: Duration = Duration::from_millis(50);
 /// How long `getReaders()` waits for the list of PC/SC readers before it answers without them.
 const MONITOR_TIMEOUT: Duration = Duration::from_secs(3);
 /// A PC/SC reader's worker ends when nobody has used it for this long.
@@ -232,7 +235,7 @@ impl Broker {
                 allowed,
             } => self.set_grant(origin, top_level_origin, feature, allowed, now),
             Input::WorkerStarted(worker) => self.worker_started(worker, now),
-            Input::WorkerEnded(worker) => self.worker_ended(worker, now),
+            Input::WorkerEnded(worker) => self.worker_ended(worker, not_connected(), now),
             Input::WorkerFrame(worker, frame) => self.worker_frame(worker, &frame, now),
             Input::Tick => self.tick(now),
         }
@@ -246,7 +249,12 @@ impl Broker {
                 Job::Asked { deadline, .. } => Some(*deadline),
                 Job::CloseChannel(_) | Job::Barrier(_) => None,
             });
-            let running = reader.running.as_ref().map(|running| running.deadline);
+            let running = reader.running.as_ref().map(|running| match running {
+                Running {
+                    is_given_up: true, ..
+                } => running.deadline + GRACE,
+                _ => running.deadline,
+            });
             let start = reader.slot.deadline(!reader.queue.is_empty());
             let idle = reader.idle_since.map(|since| since + IDLE_LIMIT);
             asked.chain(running).chain(start).chain(idle)
@@ -280,13 +288,14 @@ impl Broker {
         let keys: Vec<ReaderKey> = self.readers.keys().copied().collect();
         for key in keys {
             self.expire_jobs(key, now);
+            self.give_up_running(key, now);
             let Some(reader) = self.readers.get_mut(&key) else {
                 continue;
             };
             let running_is_overdue = reader
                 .running
                 .as_ref()
-                .is_some_and(|running| running.deadline <= now);
+                .is_some_and(|running| running.deadline + GRACE <= now);
             if (running_is_overdue || reader.slot.start_is_overdue(now))
                 && let Some(worker) = reader.slot.worker()
             {
@@ -997,6 +1006,20 @@ impl Broker {
         }
     }
 
+    /// Answers whoever waits for what a worker has not done in time.
+    fn give_up_running(&mut self, key: ReaderKey, now: Instant) {
+        let reader = self.readers.get_mut(&key);
+        let Some(running) = reader.and_then(|reader| reader.running.as_mut()) else {
+            return;
+        };
+        if running.deadline <= now && !running.is_given_up {
+            running.is_given_up = true;
+            if let Some(ticket) = running.step.ticket() {
+                self.refuse(ticket, ErrorKind::Io, "the card took too long");
+            }
+        }
+    }
+
     fn start_task(
         &mut self,
         key: ReaderKey,
@@ -1120,11 +1143,11 @@ impl Broker {
         partial: Option<(Aid, SelectResponse)>,
         open_response: Option<Vec<u8>>,
     ) {
-        // The port or the session may have been closed meanwhile.
-        let port = self
-            .ports
-            .get_mut(&ticket.port)
-            .filter(|port| port.sessions.get(&session) == Some(&key));
+        // The port or the session may have been closed meanwhile, or the page told that it took too long.
+        let port = self.ports.get_mut(&ticket.port).filter(|port| {
+            port.sessions.get(&session) == Some(&key)
+                && port.in_flight.contains_key(&ticket.request)
+        });
         let Some(port) = port else {
             self.reply(ticket, Err(closed("session")));
             return self.close_first(key, number);
@@ -1181,7 +1204,12 @@ impl Broker {
         let id = self.next_worker_request;
         self.next_worker_request += 1;
         reader.idle_since = None;
-        reader.running = Some(Running { id, deadline, step });
+        reader.running = Some(Running {
+            id,
+            deadline,
+            is_given_up: false,
+            step,
+        });
         self.outputs
             .push(Output::ToWorker(worker, WorkerRequest { id, body }));
     }
@@ -1205,10 +1233,12 @@ impl Broker {
     fn kill_worker(&mut self, worker: WorkerId, why: &str, now: Instant) {
         log::warn!("worker {}: {why}", worker.0);
         self.outputs.push(Output::KillWorker(worker));
-        self.worker_ended(worker, now);
+        // Whether they came before the end or after it, those that wait find their channels closed.
+        self.worker_ended(worker, closed("channel"), now);
     }
 
-    fn worker_ended(&mut self, worker: WorkerId, now: Instant) {
+    /// `error` is for what waits for the worker.
+    fn worker_ended(&mut self, worker: WorkerId, error: TokenError, now: Instant) {
         match self.workers.remove(&worker) {
             None => {}
             Some(Role::Monitor) => {
@@ -1230,7 +1260,7 @@ impl Broker {
                     let message = "communication with the card ended or took too long";
                     self.refuse(ticket, ErrorKind::Io, message);
                 }
-                self.connection_lost(key, io_error(&WorkerError::NotConnected.to_string()));
+                self.connection_lost(key, error);
                 if !was_ready {
                     self.fail_queue(key, "communication with the card cannot be started");
                 }
@@ -1348,7 +1378,7 @@ impl Broker {
                     self.reader_was_reset(key, ticket);
                 }
                 (Step::Disconnect, protocol::ReplyBody::Done) => {
-                    self.connection_lost(key, io_error(&WorkerError::NotConnected.to_string()));
+                    self.connection_lost(key, not_connected());
                 }
                 (step, _) => self.step_failed(key, step, WorkerError::Communication),
             },
@@ -1414,8 +1444,12 @@ impl Broker {
             .map(|atr| atr.historical_bytes().to_vec());
         reader.connected = true;
         reader.needs_reset &= !reset;
-        // The port may have gone, and the grant with it, while the worker connected.
-        let Some(port) = self.ports.get_mut(&ticket.port) else {
+        // The port may have gone while the worker connected, the grant with it, or the time.
+        let Some(port) = self
+            .ports
+            .get_mut(&ticket.port)
+            .filter(|port| port.in_flight.contains_key(&ticket.request))
+        else {
             return;
         };
         if !access::may_see_readers(&port.identity, &self.grants) {
@@ -1594,6 +1628,10 @@ fn transmit(
 
 fn io_error(message: &str) -> TokenError {
     TokenError::new(ErrorKind::Io, message)
+}
+
+fn not_connected() -> TokenError {
+    io_error(&WorkerError::NotConnected.to_string())
 }
 
 fn closed(what: &str) -> TokenError {

@@ -82,6 +82,8 @@ pub(crate) struct Running {
     /// The request's id at the worker.
     pub(crate) id: u64,
     pub(crate) deadline: Instant,
+    /// Its page has been told that the time was over. The worker has a little longer.
+    pub(crate) is_given_up: bool,
     pub(crate) step: Step,
 }
 

@@ -68,6 +68,8 @@ impl Child {
             .arg(&token)
             .env_clear()
             .envs(environment)
+            // Without it libpcsclite waits for other programs for ever, and a worker could only be killed.
+            .env("PCSCLITE_NO_BLOCKING", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()?;

@@ -163,7 +163,7 @@ pub enum WorkerError {
     /// The card is there but does not answer.
     #[error("the card does not answer")]
     Unresponsive,
-    /// Another program keeps the card for itself.
+    /// Another program keeps the card for itself. Nothing was sent.
     #[error("the card is in use by another program")]
     Busy,
     /// The card speaks no protocol that is supported.
@@ -192,6 +192,9 @@ pub enum WorkerError {
 impl WorkerError {
     /// Whether the connection still stands, with everything that is open on it.
     pub fn keeps_connection(self) -> bool {
-        matches!(self, Self::ResponseTooLong | Self::Command | Self::Timeout)
+        matches!(
+            self,
+            Self::ResponseTooLong | Self::Command | Self::Timeout | Self::Busy
+        )
     }
 }

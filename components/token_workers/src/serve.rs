@@ -16,6 +16,9 @@ use crate::protocol::{
     Connected, Protocol, ReplyBody, RequestBody, WorkerError, WorkerMessage, WorkerRequest,
 };
 
+/// How long to wait for a card that another program keeps for itself, before it is tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// A card behind some device.
 pub trait Device {
     /// Connects to the card, after a reset of it if asked for, or makes sure that the connection still stands.
@@ -127,15 +130,23 @@ fn transmit(
         Protocol::T0 => exchange::Protocol::T0,
         Protocol::T1 => exchange::Protocol::T1,
     };
-    let response = device.with_card(|exchange| {
-        exchange::run(&command, protocol, kind, |bytes| {
-            if Instant::now() >= deadline {
-                return Err(WorkerError::Timeout);
+    loop {
+        let response = device.with_card(|exchange| {
+            exchange::run(&command, protocol, kind, |bytes| {
+                if Instant::now() >= deadline {
+                    return Err(WorkerError::Timeout);
+                }
+                exchange(bytes)
+            })
+        });
+        match response.and_then(|response| Ok(response?)) {
+            // The service has no event for the end of another program's transaction.
+            Err(WorkerError::Busy) if Instant::now() + BUSY_PAUSE < deadline => {
+                std::thread::sleep(BUSY_PAUSE);
             }
-            exchange(bytes)
-        })
-    })??;
-    Ok(response.encode())
+            response => return Ok(response?.encode()),
+        }
+    }
 }
 
 impl From<ExchangeError> for WorkerError {

@@ -653,14 +653,38 @@ fn a_worker_that_misses_its_deadline_is_killed() {
     let before = rig.now;
     rig.tick();
     assert_eq!(rig.now - before, Duration::from_millis(70));
-    assert_eq!(rig.killed, [worker]);
     assert_eq!(rig.kind(port, request), Some(ErrorKind::Io));
+    assert_eq!(rig.killed, []);
+    rig.tick();
+    assert_eq!(rig.now - before, Duration::from_millis(70) + GRACE);
+    assert_eq!(rig.killed, [worker]);
     assert_eq!(error(rig.ask(port, echo(channel, b""))), ErrorKind::Closed);
     // What the killed worker still says counts for nothing.
     rig.worker_says(worker, 1, Ok(protocol::ReplyBody::Done));
     rig.input(Input::WorkerEnded(worker));
     let session = rig.open_session(port);
     rig.open_channel(port, session);
+}
+
+#[test]
+fn a_worker_that_is_just_too_late_lives_and_what_it_opened_is_closed() {
+    let mut rig = Rig::new();
+    let (port, session, channel) = rig.echo();
+    let worker = rig.worker(&embedded()).unwrap();
+    let late = rig.send(port, open(session, &echo::AID));
+    // Up to the end of SELECT's time.
+    rig.answer(worker);
+    rig.tick();
+    assert_eq!(rig.kind(port, late), Some(ErrorKind::Io));
+    rig.settle();
+    assert_eq!(rig.killed, []);
+    assert_eq!(rig.card().open_channels(), 1);
+    let late = rig.send(port, RequestBody::OpenSession(ReaderId(0)));
+    rig.tick();
+    assert_eq!(rig.kind(port, late), Some(ErrorKind::Io));
+    rig.settle();
+    assert_eq!(rig.broker.ports[&port].sessions.len(), 1);
+    assert!(rig.ask(port, echo(channel, b"")).is_ok());
 }
 
 #[test]

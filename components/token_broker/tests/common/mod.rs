@@ -197,15 +197,13 @@ impl Page {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no answer within {limit:?}");
             match self.messages.try_recv_timeout(left) {
-                Ok(frame) => {
-                    match frame.decode().expect("a message of the broker") {
-                        PortMessage::Reply { request, result } => {
-                            let earlier = self.replies.insert(request, result);
-                            assert!(earlier.is_none(), "two answers");
-                        }
-                        PortMessage::Element(info) => self.elements.push(info),
+                Ok(frame) => match frame.decode().expect("a message of the broker") {
+                    PortMessage::Reply { request, result } => {
+                        let earlier = self.replies.insert(request, result);
+                        assert!(earlier.is_none(), "two answers");
                     }
-                }
+                    PortMessage::Element(info) => self.elements.push(info),
+                },
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::IpcError(IpcError::Disconnected)) => return Err(PortClosed),
                 Err(error) => panic!("{error}"),
