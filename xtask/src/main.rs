@@ -7,6 +7,7 @@
 mod assemble;
 mod baseline;
 mod check;
+mod fuzz;
 mod patch;
 mod paths;
 mod process;
@@ -27,6 +28,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::assemble::{Edits, LockFile};
+use crate::fuzz::Task;
 use crate::paths::Paths;
 use crate::process::{program, step};
 use crate::setup::{Need, setup};
@@ -79,6 +81,21 @@ enum Command {
         /// Also write the results to FILE.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+    },
+    /// Feed a fuzz target with inputs; fails, and says how to see it again, where one of them shows a defect.
+    Fuzz {
+        /// Which one; `all` for each in turn.
+        #[arg(required_unless_present = "list")]
+        target: Option<String>,
+        /// Name the targets.
+        #[arg(long)]
+        list: bool,
+        /// How long each target runs.
+        #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+        /// Run this input only, for example one that failed before.
+        #[arg(long, value_name = "FILE", conflicts_with = "seconds")]
+        replay: Option<PathBuf>,
     },
     /// Look after the patches on Servo's files.
     #[command(subcommand)]
@@ -151,6 +168,16 @@ fn execute(command: Command) -> Result<()> {
             None => test::all(&paths, filter.as_deref()),
         },
         Command::Bench { name, json } => bench(&paths, name, json),
+        Command::Fuzz {
+            target: Some(target),
+            list: false,
+            seconds,
+            replay,
+        } => {
+            let task = replay.map_or(Task::Search { seconds }, Task::Replay);
+            fuzz::fuzz(&paths, &target, task)
+        }
+        Command::Fuzz { .. } => fuzz::list(&paths),
         Command::Patches(Patches::Check) => check::check(&paths),
         Command::Patches(Patches::Stat) => check::stat(&paths),
         Command::Patches(Patches::Refresh { discard: true, .. }) => refresh::discard(&paths),
