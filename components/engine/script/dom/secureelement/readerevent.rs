@@ -70,7 +70,7 @@ impl ReaderEventMethods<crate::DomTypeHolder> for ReaderEvent {
         type_: DOMString,
         init: &ReaderEventInit,
     ) -> DomRoot<Self> {
-        Self::new_with_proto(
+        let event = Self::new_with_proto(
             cx,
             window,
             proto,
@@ -78,7 +78,11 @@ impl ReaderEventMethods<crate::DomTypeHolder> for ReaderEvent {
             init.parent.bubbles,
             init.parent.cancelable,
             &init.reader,
-        )
+        );
+        event
+            .upcast::<Event>()
+            .set_composed(init.parent.composed);
+        event
     }
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-ReaderEvent-reader>
