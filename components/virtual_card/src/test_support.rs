@@ -2,18 +2,22 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! For tests: a `pcscd` of their own, with two slots of the reader driver `vpcd`, cards in them,
-//! and OpenSC as another program that uses them.
+//! For tests: a `pcscd` of their own, with two slots of the reader driver `vpcd`, a reader that can
+//! be plugged in, cards in them, and OpenSC as another program that uses them.
 //!
 //! `pcscd` makes its socket at a fixed place, and may be running already. So it is started in a
 //! mount namespace in which /run is a temporary directory, with ports that are free. That needs
 //! the programs `unshare`, `setpriv`, `mount` and `pcscd`, and either root or user namespaces.
+//!
+//! A reader that is plugged in is what `pcscd` takes for a USB device: libudev is replaced by
+//! [`virtual_usb`], and the one driver for USB devices is another copy of `vpcd`, which keeps its
+//! state in static variables.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -29,6 +33,13 @@ use crate::vpcd::{self, Ended, REMOVAL_TIME};
 pub const SOCKET_VARIABLE: &str = "PCSCLITE_CSOCK_NAME";
 
 const DRIVER: &str = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so";
+/// What the reader that is plugged in says it is, in hexadecimal.
+const USB_VENDOR: &str = "1209";
+const USB_PRODUCT: &str = "0001";
+/// Where `pcscd` finds the driver of the readers that are there from the beginning.
+const SERIAL_DRIVER: &str = "/usr/lib/pcsc/drivers/libifdvpcd.so";
+/// Where it finds the driver of those that are plugged in.
+const USB_DRIVER: &str = "/usr/lib/pcsc/drivers/virtual.bundle/Contents/Linux/libifdvpcd.so";
 /// How long `pcscd` may take to start or to end.
 const START_WAIT: Duration = Duration::from_secs(10);
 /// How long OpenSC may take, the waits for its commands' answers not counted.
@@ -45,6 +56,7 @@ pub struct Pcscd {
     child: Option<Child>,
     directory: PathBuf,
     port: u16,
+    usb_port: u16,
     /// Also keeps this from moving to another thread, whose end would not be the end of `pcscd`.
     _serialised: MutexGuard<'static, ()>,
 }
@@ -56,10 +68,9 @@ impl Pcscd {
     pub fn start() -> io::Result<Self> {
         let serialised = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = std::env::temp_dir().join(format!("servo-tokens-pcscd-{}", process::id()));
-        let configuration = configuration(&directory);
-        fs::create_dir_all(&configuration)?;
         let port = two_free_ports()?;
-        fs::write(configuration.join("vpcd"), reader_configuration(port))?;
+        let usb_port = two_free_ports()?;
+        write_configuration(&directory, port)?;
         static VARIABLE: Once = Once::new();
         VARIABLE.call_once(|| {
             // SAFETY: nothing in a test process reads the environment from C code before it uses
@@ -70,6 +81,7 @@ impl Pcscd {
             child: None,
             directory,
             port,
+            usb_port,
             _serialised: serialised,
         };
         pcscd.start_again()?;
@@ -85,16 +97,32 @@ impl Pcscd {
             fs::remove_dir_all(&run)?;
         }
         fs::create_dir_all(&run)?;
+        match fs::remove_file(usb_socket(&self.directory)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut command = Command::new("unshare");
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
         }
         let child = command
-            .args(["--mount", "setpriv", "--pdeathsig", "KILL", "sh", "-c"])
-            .arg(r#"mount --bind "$1" /run && exec pcscd --foreground --config "$2""#)
+            .args([
+                "--mount",
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "sh",
+                "-e",
+                "-c",
+            ])
+            .arg(START)
             .arg("sh")
-            .arg(run)
-            .arg(configuration(&self.directory))
+            .arg(&self.directory)
+            .arg(stand_in_for_libudev()?)
+            .env(virtual_usb::SOCKET_VARIABLE, usb_socket(&self.directory))
+            .env(virtual_usb::PORT_VARIABLE, self.usb_port.to_string())
+            .env(virtual_usb::SERIAL_DRIVER_VARIABLE, SERIAL_DRIVER)
+            .env(virtual_usb::USB_DRIVER_VARIABLE, USB_DRIVER)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -143,12 +171,25 @@ impl Pcscd {
 
     /// Puts a card into the slot 0 or 1. It takes `pcscd` up to a second to notice.
     pub fn insert(&self, slot: u8, card: impl Card + 'static) -> io::Result<InsertedCard> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + u16::from(slot)));
-        let stream = vpcd::connect(address, START_WAIT)?;
-        let connection = Connection(Arc::new(Mutex::new(Some(stream.try_clone()?))));
-        let inserted = InsertedCard(connection.clone());
-        thread::spawn(move || connection.keep(card, address, stream));
-        Ok(inserted)
+        insert(self.port + u16::from(slot), card)
+    }
+
+    /// Plugs a reader in, which has two slots. There is only one; it is pulled out when this is
+    /// dropped, and has to be plugged in again after [`Pcscd::stop`].
+    pub fn plug_in(&self) -> io::Result<PluggedReader> {
+        let reader = PluggedReader {
+            socket: usb_socket(&self.directory),
+            port: self.usb_port,
+        };
+        let deadline = Instant::now() + START_WAIT;
+        // pcscd listens for devices only some time after it listens for clients.
+        while let Err(error) = reader.announce("add") {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        Ok(reader)
     }
 
     /// Has OpenSC's `opensc-tool` do something with the card in a reader, counted from 0, without
@@ -183,6 +224,45 @@ impl Drop for Pcscd {
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// A reader, until this is dropped.
+pub struct PluggedReader {
+    socket: PathBuf,
+    port: u16,
+}
+
+impl PluggedReader {
+    /// What the names of its two slots begin with.
+    pub const NAME: &str = "Pluggable PCD";
+
+    /// Puts a card into the slot 0 or 1. It takes `pcscd` up to a second to notice. The card stays
+    /// there while the reader is pulled out.
+    pub fn insert(&self, slot: u8, card: impl Card + 'static) -> io::Result<InsertedCard> {
+        insert(self.port + u16::from(slot), card)
+    }
+
+    fn announce(&self, action: &str) -> io::Result<()> {
+        let message = format!("{action} 1-1:1.0 {USB_VENDOR} {USB_PRODUCT}");
+        let sent = UnixDatagram::unbound()?.send_to(message.as_bytes(), &self.socket);
+        sent.map(drop)
+    }
+}
+
+impl Drop for PluggedReader {
+    fn drop(&mut self) {
+        // Where pcscd has been stopped, there is nobody to be told.
+        let _ = self.announce("remove");
+    }
+}
+
+fn insert(port: u16, card: impl Card + 'static) -> io::Result<InsertedCard> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let stream = vpcd::connect(address, START_WAIT)?;
+    let connection = Connection(Arc::new(Mutex::new(Some(stream.try_clone()?))));
+    let inserted = InsertedCard(connection.clone());
+    thread::spawn(move || connection.keep(card, address, stream));
+    Ok(inserted)
 }
 
 /// A card in a slot, until this is dropped.
@@ -299,12 +379,63 @@ fn end_within(child: &mut Child, limit: Duration) -> io::Result<ExitStatus> {
     }
 }
 
-fn run_directory(directory: &Path) -> PathBuf {
-    directory.join("run")
+/// What runs in the mount namespace. Arguments: the directory, the stand-in for libudev.
+const START: &str = r#"
+    mount --bind "$1/run" /run
+    mount --bind "$1/drivers" /usr/lib/pcsc/drivers
+    LD_PRELOAD="$2" exec pcscd --foreground --config "$1/reader.conf.d"
+"#;
+
+/// Writes what `pcscd` reads at its start.
+fn write_configuration(directory: &Path, port: u16) -> io::Result<()> {
+    // Whatever an earlier one of this process left behind.
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let readers = directory.join("reader.conf.d");
+    let drivers = directory.join("drivers");
+    let bundle = drivers.join("virtual.bundle/Contents");
+    let usb_drivers = bundle.join("Linux");
+    fs::create_dir_all(&readers)?;
+    fs::create_dir_all(&usb_drivers)?;
+    fs::copy(DRIVER, drivers.join("libifdvpcd.so"))?;
+    fs::copy(DRIVER, usb_drivers.join("libifdvpcd.so"))?;
+    fs::write(readers.join("vpcd"), reader_configuration(port))?;
+    fs::write(bundle.join("Info.plist"), bundle_configuration())
 }
 
-fn configuration(directory: &Path) -> PathBuf {
-    directory.join("reader.conf.d")
+fn bundle_configuration() -> String {
+    let name = PluggedReader::NAME;
+    format!(
+        "<plist version=\"1.0\"><dict>\n\
+         <key>CFBundleExecutable</key> <string>libifdvpcd.so</string>\n\
+         <key>CFBundleName</key> <string>VIRTUAL</string>\n\
+         <key>ifdVendorID</key> <array> <string>0x{USB_VENDOR}</string> </array>\n\
+         <key>ifdProductID</key> <array> <string>0x{USB_PRODUCT}</string> </array>\n\
+         <key>ifdFriendlyName</key> <array> <string>{name}</string> </array>\n\
+         </dict></plist>\n"
+    )
+}
+
+/// Cargo puts it beside the programs of the tests, or one directory below other programs.
+fn stand_in_for_libudev() -> io::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let directory = program.parent().unwrap_or(Path::new("."));
+    let name = "libvirtual_usb.so";
+    let places = [directory.join(name), directory.join("deps").join(name)];
+    places
+        .into_iter()
+        .find(|path| path.exists())
+        .ok_or_else(|| io::Error::other(format!("no {name} beside {}", program.display())))
+}
+
+fn usb_socket(directory: &Path) -> PathBuf {
+    directory.join("usb")
+}
+
+fn run_directory(directory: &Path) -> PathBuf {
+    directory.join("run")
 }
 
 fn socket(directory: &Path) -> PathBuf {
@@ -315,7 +446,7 @@ fn reader_configuration(port: u16) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "FRIENDLYNAME \"Virtual PCD\"");
     let _ = writeln!(text, "DEVICENAME /dev/null:{port:#X}");
-    let _ = writeln!(text, "LIBPATH {DRIVER}");
+    let _ = writeln!(text, "LIBPATH {SERIAL_DRIVER}");
     let _ = writeln!(text, "CHANNELID {port:#X}");
     text
 }

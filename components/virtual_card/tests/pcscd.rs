@@ -5,6 +5,7 @@
 //! Cards behind a real `pcscd`, which each test starts for itself, seen by libpcsclite and by
 //! OpenSC, which shares no code with this project.
 
+use std::ffi::CString;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use secure_element::class_byte::ChannelNumber;
 use secure_element::exchange::{ExchangeError, Kind, Protocol, run};
 use secure_element::fci;
 use virtual_card::applets::echo;
-use virtual_card::test_support::Pcscd;
+use virtual_card::test_support::{Pcscd, PluggedReader};
 use virtual_card::{Card, VirtualCard};
 
 /// What a loaded machine needs to notice a card.
@@ -203,6 +204,53 @@ fn a_card_that_is_taken_out_is_gone() {
     wait_for_card(&client.context, false);
 }
 
+#[test]
+fn readers_are_plugged_in_and_pulled_out() {
+    let pcscd = Pcscd::start().unwrap();
+    let context = Context::establish(Scope::User).unwrap();
+    let pluggable = || -> Vec<String> {
+        let names = loop {
+            match context.list_readers_owned() {
+                // One more came while they were counted.
+                Err(pcsc::Error::InsufficientBuffer) => {}
+                names => break names.unwrap(),
+            }
+        };
+        names
+            .iter()
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter(|name| name.starts_with(PluggedReader::NAME))
+            .collect()
+    };
+    assert_eq!(pluggable(), [""; 0]);
+    for _ in 0..2 {
+        let reader = pcscd.plug_in().unwrap();
+        wait_for("the reader", || pluggable().len() == 2);
+        for slot in 0..2 {
+            let inserted = reader.insert(slot, card("default")).unwrap();
+            let name = CString::new(pluggable()[usize::from(slot)].clone()).unwrap();
+            let connect = || context.connect(&name, ShareMode::Shared, Protocols::T1);
+            wait_for("the card", || connect().is_ok_and(leave));
+            drop(inserted);
+            wait_for("its removal", || !connect().is_ok_and(leave));
+        }
+        drop(reader);
+        wait_for("the end of the reader", || pluggable().is_empty());
+    }
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + WAIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn leave(card: pcsc::Card) -> bool {
+    card.disconnect(Disposition::LeaveCard).is_ok()
+}
+
 /// Ends a program, however the test ends.
 struct Running(Child);
 
@@ -211,23 +259,6 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// What OpenSC says to `arguments`, without its card drivers.
-fn opensc_tool(arguments: &[&str]) -> String {
-    let output = Command::new("opensc-tool")
-        .args(["--reader", "0", "--card-driver", "default"])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    text
 }
 
 #[test]
@@ -248,6 +279,7 @@ fn the_program_serves_a_card_to_opensc() {
         let context = Context::establish(Scope::User).unwrap();
         wait_for_card(&context, true);
 
+        let opensc_tool = |arguments: &[&str]| pcscd.opensc_tool(0, arguments).unwrap();
         let atr = opensc_tool(&["--atr"]);
         let atr: Vec<u8> = atr
             .trim()
