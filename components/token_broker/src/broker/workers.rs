@@ -1,0 +1,385 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+//! The workers' lives, and what their answers mean.
+
+use super::*;
+
+impl Broker {
+    pub(super) fn worker_started(&mut self, worker: WorkerId, now: Instant) {
+        match self.workers.get(&worker) {
+            Some(Role::Monitor) => self.monitor.started(now),
+            Some(&Role::Reader(key)) => {
+                if let Some(reader) = self.readers.get_mut(&key) {
+                    reader.slot.started(now);
+                    self.advance(key, now);
+                }
+            }
+            // It was given up meanwhile.
+            None => self.outputs.push(Output::KillWorker(worker)),
+        }
+    }
+
+    pub(super) fn kill_worker(&mut self, worker: WorkerId, why: &str, now: Instant) {
+        log::warn!("worker {}: {why}", worker.0);
+        self.outputs.push(Output::KillWorker(worker));
+        // Whether they came before the end or after it, those that wait find their channels closed.
+        self.worker_ended(worker, closed("channel"), now);
+    }
+
+    /// `error` is for what waits for the worker.
+    pub(super) fn worker_ended(&mut self, worker: WorkerId, error: TokenError, now: Instant) {
+        match self.workers.remove(&worker) {
+            None => {}
+            Some(Role::Monitor) => {
+                self.monitor.ended(now);
+                self.readers_are_known = false;
+                self.want_monitor(now);
+            }
+            Some(Role::Reader(key)) => {
+                let Some(reader) = self.readers.get_mut(&key) else {
+                    return;
+                };
+                let was_ready = reader.slot.is_ready();
+                reader.slot.ended(now);
+                reader.idle_since = None;
+                // Channels and verified PINs stay in the card. Nobody remembers them, so they have to go.
+                reader.needs_reset |= reader.connected;
+                let running = reader.running.take();
+                if let Some(ticket) = running.and_then(|running| running.step.ticket()) {
+                    let message = "communication with the card ended or took too long";
+                    self.refuse(ticket, ErrorKind::Io, message);
+                }
+                self.connection_lost(key, error);
+                if !was_ready {
+                    self.fail_queue(key, "communication with the card cannot be started");
+                }
+                // The embedded card ended with its worker, and comes with the next one.
+                if self
+                    .readers
+                    .get(&key)
+                    .is_some_and(|reader| reader.pcsc_name().is_none())
+                {
+                    self.set_present(key, true, now);
+                }
+                self.advance(key, now);
+            }
+        }
+    }
+
+    /// Answers everything that pages wait for at a reader with an error.
+    pub(super) fn fail_queue(&mut self, key: ReaderKey, message: &str) {
+        let Some(reader) = self.readers.get_mut(&key) else {
+            return;
+        };
+        let mut failed = Vec::new();
+        reader.queue.retain(|job| match job {
+            Job::Asked { ticket, .. } => {
+                failed.push(*ticket);
+                false
+            }
+            _ => true,
+        });
+        for ticket in failed {
+            self.refuse(ticket, ErrorKind::Io, message);
+        }
+    }
+
+    /// Closes everything that was opened through a reader's connection, and fails what waited to use it. Requests for
+    /// a new session stay.
+    pub(super) fn connection_lost(&mut self, key: ReaderKey, error: TokenError) {
+        let Some(reader) = self.readers.get_mut(&key) else {
+            return;
+        };
+        reader.connected = false;
+        reader.sessions = 0;
+        reader.channels.clear();
+        let mut failed = Vec::new();
+        reader.queue.retain(|job| match job {
+            Job::Asked {
+                task: Task::OpenSession | Task::Reset,
+                ..
+            }
+            | Job::Barrier(_) => true,
+            Job::Asked { ticket, .. } => {
+                failed.push(*ticket);
+                false
+            }
+            Job::CloseChannel(_) => false,
+        });
+        for port in self.ports.values_mut() {
+            port.channels.retain(|_, channel| channel.reader != key);
+            port.sessions.retain(|_, reader| *reader != key);
+        }
+        for ticket in failed {
+            self.reply(ticket, Err(error.clone()));
+        }
+    }
+
+    pub(super) fn worker_frame(&mut self, worker: WorkerId, frame: &Frame, now: Instant) {
+        let Some(&role) = self.workers.get(&worker) else {
+            return;
+        };
+        match (role, frame.decode()) {
+            (Role::Monitor, Ok(WorkerMessage::Readers(list))) => self.readers_changed(list, now),
+            (Role::Monitor, Ok(WorkerMessage::NoService)) => {
+                self.readers_changed(Vec::new(), now);
+            }
+            (Role::Reader(key), Ok(WorkerMessage::CardPresent(present)))
+                if self
+                    .readers
+                    .get(&key)
+                    .is_some_and(|reader| reader.pcsc_name().is_none()) =>
+            {
+                self.set_present(key, present, now);
+            }
+            (Role::Reader(key), Ok(WorkerMessage::Reply { request, result })) => {
+                let running = self
+                    .readers
+                    .get_mut(&key)
+                    .and_then(|reader| reader.running.take_if(|running| running.id == request));
+                match running {
+                    Some(running) => self.step_ended(key, running, result, now),
+                    None => self.kill_worker(worker, UNEXPECTED, now),
+                }
+            }
+            _ => self.kill_worker(worker, UNEXPECTED, now),
+        }
+    }
+
+    /// Goes on with what the worker has answered.
+    pub(super) fn step_ended(
+        &mut self,
+        key: ReaderKey,
+        running: Running,
+        result: Result<protocol::ReplyBody, WorkerError>,
+        now: Instant,
+    ) {
+        let Running { step, deadline, .. } = running;
+        match result {
+            Ok(protocol::ReplyBody::Response(response)) => {
+                self.response(key, step, deadline, response, now);
+            }
+            Ok(reply) => match (step, reply) {
+                (Step::Connect { ticket, reset }, protocol::ReplyBody::Connected(connected)) => {
+                    self.session_opened(key, ticket, reset, &connected);
+                }
+                (Step::Reset(ticket), protocol::ReplyBody::Connected(_)) => {
+                    self.reader_was_reset(key, ticket);
+                }
+                (Step::Disconnect, protocol::ReplyBody::Done) => {
+                    self.connection_lost(key, not_connected());
+                }
+                (step, _) => self.step_failed(key, step, WorkerError::Communication),
+            },
+            Err(error) => self.step_failed(key, step, error),
+        }
+        self.advance(key, now);
+    }
+
+    pub(super) fn step_failed(&mut self, key: ReaderKey, step: Step, error: WorkerError) {
+        if let Some(ticket) = step.ticket() {
+            self.reply(ticket, Err(io_error(&error.to_string())));
+        }
+        let Some(reader) = self.readers.get_mut(&key) else {
+            return;
+        };
+        if error.keeps_connection() {
+            match step {
+                // The card may have opened a channel all the same.
+                Step::Open { .. } => reader.needs_reset = true,
+                Step::Select { channel, .. } => self.close_first(key, channel),
+                Step::Close(channel) => {
+                    reader.channels.remove(&channel);
+                }
+                Step::ResetBasic | Step::SelectDefault => {
+                    reader.channels.remove(&ChannelNumber::BASIC);
+                }
+                _ => {}
+            }
+        } else {
+            reader.needs_reset |= reader.connected
+                && !matches!(error, WorkerError::CardReset | WorkerError::CardRemoved);
+            self.connection_lost(key, io_error(&error.to_string()));
+        }
+    }
+
+    pub(super) fn reader_was_reset(&mut self, key: ReaderKey, ticket: Ticket) {
+        self.connection_lost(key, closed("channel"));
+        if let Some(reader) = self.readers.get_mut(&key) {
+            reader.connected = true;
+            reader.needs_reset = false;
+        }
+        self.reply(ticket, Ok(ReplyBody::Done));
+    }
+
+    pub(super) fn session_opened(
+        &mut self,
+        key: ReaderKey,
+        ticket: Ticket,
+        reset: bool,
+        connected: &Connected,
+    ) {
+        let Some(reader) = self.readers.get_mut(&key) else {
+            return;
+        };
+        if connected.fresh && reader.connected {
+            self.connection_lost(key, io_error(&WorkerError::CardReset.to_string()));
+        }
+        let Some(reader) = self.readers.get_mut(&key) else {
+            return;
+        };
+        let historical_bytes = Atr::parse(&connected.atr)
+            .ok()
+            .map(|atr| atr.historical_bytes().to_vec());
+        reader.connected = true;
+        reader.needs_reset &= !reset;
+        // The port may have gone while the worker connected, the grant with it, or the time.
+        let Some(port) = self
+            .ports
+            .get_mut(&ticket.port)
+            .filter(|port| port.in_flight.contains_key(&ticket.request))
+        else {
+            return;
+        };
+        if !access::may_see_readers(&port.identity, &self.grants) {
+            let message = "the permission was withdrawn";
+            return self.refuse(ticket, ErrorKind::Security, message);
+        }
+        if port.sessions.len() >= MAX_SESSIONS {
+            let message = "this page has too many sessions open";
+            return self.refuse(ticket, ErrorKind::Io, message);
+        }
+        let id = SessionId(port.next_session);
+        port.next_session += 1;
+        port.sessions.insert(id, key);
+        reader.sessions += 1;
+        let info = SessionInfo {
+            id,
+            historical_bytes,
+        };
+        self.reply(ticket, Ok(ReplyBody::Session(info)));
+    }
+
+    pub(super) fn response(
+        &mut self,
+        key: ReaderKey,
+        step: Step,
+        deadline: Instant,
+        bytes: Vec<u8>,
+        now: Instant,
+    ) {
+        if let Step::Transmit(ticket) = step
+            && (2..=MAX_RESPONSE).contains(&bytes.len())
+        {
+            return self.reply(ticket, Ok(ReplyBody::Response(bytes)));
+        }
+        let Ok(response) = ResponseApdu::parse(&bytes) else {
+            return self.step_failed(key, step, WorkerError::Communication);
+        };
+        let Some(reader) = self.readers.get_mut(&key) else {
+            return;
+        };
+        match step {
+            Step::Open {
+                ticket,
+                session,
+                applet,
+                response: wanted,
+            } => match channel::parse_opened(&response) {
+                // A card that opens an open channel once more has lost track of what it serves to whom.
+                Ok(Opened::Channel(channel)) if !reader.channels.insert(channel) => {
+                    reader.needs_reset = true;
+                    let message = "the card opened a channel that is open already";
+                    self.refuse(ticket, ErrorKind::Io, message);
+                }
+                Ok(Opened::Channel(channel)) => {
+                    self.select(key, ticket, session, channel, applet, wanted, deadline, now);
+                }
+                Ok(Opened::NoChannel) => {
+                    let message = "the card has no free channel";
+                    self.refuse(ticket, ErrorKind::NoChannel, message);
+                }
+                // Cards without logical channels have all kinds of reasons, many of them as long as nothing is
+                // selected.
+                Err(error @ ChannelError::Refused(_)) => {
+                    self.refuse(ticket, ErrorKind::NoChannel, error.to_string());
+                }
+                // It says that it has opened something.
+                Err(error) => {
+                    reader.needs_reset = true;
+                    self.refuse(ticket, ErrorKind::Io, error.to_string());
+                }
+            },
+            Step::Select {
+                ticket,
+                session,
+                channel,
+                applet,
+                response: wanted,
+            } => {
+                let (kind, message) = match channel::parse_selected(&response) {
+                    Ok(Selected::Application) => {
+                        let partial = partial_aid(applet, &response).map(|aid| (aid, wanted));
+                        let open_response = Some(bytes);
+                        return self.channel_opened(
+                            key,
+                            ticket,
+                            session,
+                            channel,
+                            partial,
+                            open_response,
+                        );
+                    }
+                    Ok(Selected::NoApplication) => (
+                        ErrorKind::NoApplication,
+                        "the card has no such applet".to_owned(),
+                    ),
+                    Ok(Selected::NoChannel) => (
+                        ErrorKind::NoChannel,
+                        "the card has no free channel".to_owned(),
+                    ),
+                    Err(error) => (ErrorKind::NoApplication, error.to_string()),
+                };
+                self.refuse(ticket, kind, message);
+                self.close_first(key, channel);
+            }
+            Step::SelectNext(ticket) => match channel::parse_selected(&response) {
+                Ok(Selected::Application) => {
+                    self.reply(ticket, Ok(ReplyBody::Response(bytes)));
+                }
+                Ok(Selected::NoApplication) => {
+                    let message = "the card has no further applet of this AID";
+                    self.refuse(ticket, ErrorKind::NoApplication, message);
+                }
+                Ok(Selected::NoChannel) | Err(_) => {
+                    let message = "the card does not select the next applet";
+                    self.refuse(ticket, ErrorKind::Unsupported, message);
+                }
+            },
+            // The card cannot be told any better.
+            Step::Close(channel) if response.status.is_error() => {
+                reader.needs_reset = true;
+                reader.channels.remove(&channel);
+            }
+            Step::Close(channel) => {
+                reader.channels.remove(&channel);
+            }
+            Step::ResetBasic if response.status.is_error() => {
+                let command = channel::select(None, SelectResponse::Fci, ChannelNumber::BASIC);
+                match command {
+                    Ok(command) => self.run_closing(key, Step::SelectDefault, &command, now),
+                    Err(_) => {
+                        reader.channels.remove(&ChannelNumber::BASIC);
+                    }
+                }
+            }
+            Step::ResetBasic | Step::SelectDefault => {
+                reader.channels.remove(&ChannelNumber::BASIC);
+            }
+            Step::Connect { .. } | Step::Transmit(_) | Step::Reset(_) | Step::Disconnect => {
+                self.step_failed(key, step, WorkerError::Communication);
+            }
+        }
+    }
+}
