@@ -175,7 +175,64 @@ mod tests {
         );
     }
 
+    /// An answer to reset with these historical bytes and, for each protocol, the interface bytes TA, TB and TC of
+    /// the group that its TD begins.
+    fn build(historical: &[u8], first: &[u8], groups: &[(u8, Vec<u8>)]) -> Vec<u8> {
+        let presence =
+            |bytes: &[u8], is_last: bool| (1 << bytes.len()) - 1 | if is_last { 0 } else { 0b1000 };
+        let mut bytes = vec![
+            TS_DIRECT,
+            presence(first, groups.is_empty()) << 4 | historical.len() as u8,
+        ];
+        bytes.extend(first);
+        for (index, (protocol, interface)) in groups.iter().enumerate() {
+            bytes.push(presence(interface, index + 1 == groups.len()) << 4 | protocol);
+            bytes.extend(interface);
+        }
+        bytes.extend(historical);
+        if groups.iter().any(|(protocol, _)| *protocol != 0) {
+            bytes.push(bytes.iter().skip(1).fold(0, |sum, byte| sum ^ byte));
+        }
+        bytes
+    }
+
     proptest! {
+        #[test]
+        fn what_is_built_is_read(
+            historical in proptest::collection::vec(any::<u8>(), 0..=15),
+            first in proptest::collection::vec(any::<u8>(), 0..=3),
+            groups in proptest::collection::vec(
+                (0..=15_u8, proptest::collection::vec(any::<u8>(), 0..=3)),
+                0..4,
+            ),
+        ) {
+            let bytes = build(&historical, &first, &groups);
+            if bytes.len() > MAX_LENGTH {
+                prop_assert_eq!(Atr::parse(&bytes), Err(AtrError::TooLong(bytes.len())));
+                return Ok(());
+            }
+            let atr = Atr::parse(&bytes).unwrap();
+            prop_assert_eq!(atr.historical_bytes(), historical);
+            for number in 0..15 {
+                let is_named = groups.iter().any(|(protocol, _)| *protocol == number);
+                let is_default = groups.is_empty() && number == 0;
+                prop_assert_eq!(atr.offers(number), is_named || is_default);
+            }
+        }
+
+        #[test]
+        fn a_wrong_check_byte_is_noticed(
+            historical in proptest::collection::vec(any::<u8>(), 1..=15),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8_u8,
+        ) {
+            let mut bytes = build(&historical, &[], &[(1, vec![])]);
+            let from = bytes.len() - historical.len() - 1;
+            let at = from + at.index(historical.len() + 1);
+            bytes[at] ^= 1_u8 << bit;
+            prop_assert_eq!(Atr::parse(&bytes), Err(AtrError::WrongCheckByte));
+        }
+
         #[test]
         fn never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let _ = Atr::parse(&bytes);

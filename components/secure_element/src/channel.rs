@@ -261,7 +261,10 @@ pub fn parse_selected(response: &ResponseApdu) -> Result<Selected, ChannelError>
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::class_byte::channel_of;
 
     const NAME: [u8; 7] = [0xA0, 0, 0, 0, 0x03, 1, 2];
 
@@ -374,6 +377,56 @@ mod tests {
         }
         for sw in [0x6985, 0x6A86, 0x6110, 0x6E00] {
             assert_eq!(answer(sw), Err(ChannelError::Refused(StatusWord(sw))));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn select_commands_say_what_they_were_made_of(
+            aid in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=16)),
+            response in prop_oneof![
+                Just(SelectResponse::Fci),
+                Just(SelectResponse::Fcp),
+                Just(SelectResponse::Fmd),
+                Just(SelectResponse::None),
+            ],
+            number in 0..=ChannelNumber::MAX,
+            is_next in any::<bool>(),
+        ) {
+            let channel = channel(number);
+            let name = aid.as_deref().map(|aid| Aid::new(aid).unwrap());
+            let command = match &name {
+                Some(name) if is_next => select_next(name, response, channel),
+                _ => select(name.as_ref(), response, channel),
+            };
+            let command = CommandApdu::parse(&command.unwrap().encode()).unwrap();
+            let header = command.header();
+            prop_assert_eq!(channel_of(header.cla), Ok(channel));
+            prop_assert_eq!((header.ins, header.p1), (INS_SELECT, P1_BY_DF_NAME));
+            let next = if is_next && name.is_some() { P2_NEXT_OCCURRENCE } else { 0 };
+            prop_assert_eq!(header.p2 & 0x03, next);
+            prop_assert_eq!(SelectResponse::from_p2(header.p2 & !0x03), Ok(response));
+            prop_assert_eq!(command.data(), aid.as_deref().unwrap_or_default());
+            prop_assert_eq!(command.le().is_some(), response != SelectResponse::None);
+        }
+
+        #[test]
+        fn aids_keep_their_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
+            match Aid::new(&bytes) {
+                Ok(aid) => prop_assert_eq!(aid.as_bytes(), bytes),
+                Err(error) => {
+                    prop_assert_eq!(error, AidError(bytes.len()));
+                    prop_assert!(!(1..=16).contains(&bytes.len()));
+                }
+            }
+        }
+
+        #[test]
+        fn close_commands_name_their_channel(number in 1..=ChannelNumber::MAX) {
+            let command = CommandApdu::parse(&close_command(channel(number)).encode()).unwrap();
+            let header = command.header();
+            prop_assert_eq!(channel_of(header.cla), Ok(channel(number)));
+            prop_assert_eq!((header.p1, header.p2), (P1_CLOSE, number));
         }
     }
 }

@@ -316,6 +316,24 @@ mod tests {
     }
 
     #[test]
+    fn a_class_comes_back_from_every_channel() {
+        for class in 0..=0xFF {
+            for (from, to) in (4..=19).flat_map(|from| (0..=19).map(move |to| (from, to))) {
+                let Ok(moved) = with_channel(class, channel(from)) else {
+                    continue;
+                };
+                // The one that would become FF, which is no class.
+                let Ok(there) = with_channel(moved, channel(to)) else {
+                    assert_eq!((moved & 0xF0, to), (0xF0, 19));
+                    continue;
+                };
+                let back = with_channel(there, channel(from));
+                assert_eq!(back, Ok(moved), "{class:02X} from {from} to {to}");
+            }
+        }
+    }
+
+    #[test]
     fn every_valid_class_works_on_the_first_channels() {
         for class in 0..=0xFE {
             let valid = !(0x20..=0x3F).contains(&class);

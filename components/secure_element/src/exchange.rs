@@ -632,6 +632,55 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_response_arrives_whole_however_the_card_cuts_it(
+            parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..=256), 1..30),
+            announces in any::<bool>(),
+            sw in prop_oneof![Just(0x9000_u16), 0x6200..=0x63FF_u16],
+        ) {
+            let command = CommandApdu::parse(&[0x02, 0xCA, 0, 0, 0]).unwrap();
+            let mut left = parts.iter().peekable();
+            let mut is_first = true;
+            let response = run::<ExchangeError>(&command, Protocol::T0, Kind::Ordinary, |sent| {
+                let part = left.peek().expect("nothing is asked for after the end");
+                let length = [part.len() as u8];
+                let announced = std::mem::take(&mut is_first) && announces;
+                if announced {
+                    return Ok([0x61, length[0]].to_vec());
+                }
+                if sent[4..] != length {
+                    return Ok([0x6C, length[0]].to_vec());
+                }
+                let mut answer = left.next().cloned().unwrap_or_default();
+                answer.extend(match left.peek() {
+                    // It may say less than it has.
+                    Some(_) => [0x61, 0x01],
+                    None => sw.to_be_bytes(),
+                });
+                Ok(answer)
+            });
+            prop_assert_eq!(response, done(&parts.concat(), sw));
+        }
+
+        #[test]
+        fn a_long_command_arrives_whole(
+            data in proptest::collection::vec(any::<u8>(), 256..3000),
+            le in proptest::option::of(1..=65_536_u32),
+        ) {
+            let header = Header::new(0x41, 0xDB, 1, 2);
+            let command = CommandApdu::new(header, data, le, LengthForm::Extended).unwrap();
+            let encoded = command.encode();
+            let mut arrived: Vec<u8> = Vec::new();
+            let response = run::<ExchangeError>(&command, Protocol::T0, Kind::Ordinary, |sent| {
+                assert_eq!(sent[..4], [0x41, INS_ENVELOPE, 0, 0]);
+                assert_eq!(sent.len(), 5 + usize::from(sent[4]));
+                arrived.extend(&sent[5..]);
+                Ok(vec![0x90, 0])
+            });
+            prop_assert_eq!(arrived, encoded);
+            prop_assert_eq!(response, done(&[], 0x9000));
+        }
+
+        #[test]
         fn any_card_comes_to_an_end(
             command in proptest::collection::vec(any::<u8>(), 4..600),
             answers in proptest::collection::vec(

@@ -58,6 +58,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tlv;
 
     fn name(data: &[u8]) -> Result<Option<Vec<u8>>, FciError> {
         df_name(data).map(|name| name.map(|name| name.as_bytes().to_vec()))
@@ -101,6 +102,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_name_is_found_among_other_objects(
+            name in proptest::collection::vec(any::<u8>(), 1..=16),
+            before in proptest::collection::vec(any::<u8>(), 0..300),
+            behind in proptest::collection::vec(any::<u8>(), 0..300),
+            template in prop_oneof![Just(FCI_TEMPLATE), Just(FCP_TEMPLATE)],
+        ) {
+            let mut objects = Vec::new();
+            tlv::write(&mut objects, Tag(0x85), &before);
+            tlv::write(&mut objects, DF_NAME, &name);
+            tlv::write(&mut objects, Tag(0x9F65), &behind);
+            let mut answer = Vec::new();
+            tlv::write(&mut answer, template, &objects);
+            let aid = Aid::new(&name).unwrap();
+            prop_assert_eq!(df_name(&answer), Ok(Some(aid)));
+        }
+
         #[test]
         fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = df_name(&bytes);

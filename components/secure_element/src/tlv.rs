@@ -292,7 +292,60 @@ mod tests {
         assert_eq!((depth, error), (MAX_DEPTH, TlvError::TooDeep));
     }
 
+    /// Data objects in data objects.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Tree {
+        Value(u32, Vec<u8>),
+        Parts(u32, Vec<Tree>),
+    }
+
+    impl Tree {
+        fn write(&self, bytes: &mut Vec<u8>) {
+            match self {
+                Self::Value(tag, value) => write(bytes, Tag(*tag), value),
+                Self::Parts(tag, parts) => {
+                    let mut value = Vec::new();
+                    parts.iter().for_each(|part| part.write(&mut value));
+                    write(bytes, Tag(*tag), &value);
+                }
+            }
+        }
+
+        fn read(reader: Reader) -> Result<Vec<Self>, TlvError> {
+            reader
+                .map(|object| {
+                    let object = object?;
+                    Ok(if object.is_constructed() {
+                        Self::Parts(object.tag.0, Self::read(object.parts()?)?)
+                    } else {
+                        Self::Value(object.tag.0, object.value.to_vec())
+                    })
+                })
+                .collect()
+        }
+    }
+
+    fn trees() -> impl Strategy<Value = Vec<Tree>> {
+        let primitive = prop_oneof![Just(0x84_u32), Just(0x9F7F), Just(0x5F2D), Just(0x9F8102)];
+        let constructed = prop_oneof![Just(0x6F_u32), Just(0xFF40), Just(0x7F8102)];
+        let value = (primitive, proptest::collection::vec(any::<u8>(), 0..200));
+        let tree = value
+            .prop_map(|(tag, value)| Tree::Value(tag, value))
+            .prop_recursive(u32::from(MAX_DEPTH) - 1, 60, 5, move |part| {
+                (constructed.clone(), proptest::collection::vec(part, 0..5))
+                    .prop_map(|(tag, parts)| Tree::Parts(tag, parts))
+            });
+        proptest::collection::vec(tree, 0..5)
+    }
+
     proptest! {
+        #[test]
+        fn nested_objects_round_trip(trees in trees()) {
+            let mut bytes = Vec::new();
+            trees.iter().for_each(|tree| tree.write(&mut bytes));
+            prop_assert_eq!(Tree::read(Reader::new(&bytes)), Ok(trees));
+        }
+
         #[test]
         fn reading_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             for object in Reader::new(&bytes).flatten() {
