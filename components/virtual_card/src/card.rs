@@ -499,12 +499,12 @@ impl Channel {
         if begun.as_ref().is_some_and(|chain| chain.header != header) {
             return Err(CHAIN_EXPECTED);
         }
+        if has_secure_messaging(class) {
+            return Err(StatusWord::SECURE_MESSAGING_NOT_SUPPORTED);
+        }
         let is_last = !is_chained(class);
         if !is_last && !applet.takes_chain(header) {
             return Err(StatusWord::CHAINING_NOT_SUPPORTED);
-        }
-        if has_secure_messaging(class) {
-            return Err(StatusWord::SECURE_MESSAGING_NOT_SUPPORTED);
         }
         if begun.is_none() && is_last {
             return Ok(Chained::No);

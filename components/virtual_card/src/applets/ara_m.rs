@@ -21,7 +21,8 @@
 //! | | 90 00 | F2, empty | 9000; the refresh tag changes |
 //!
 //! Each STORE DATA that succeeds changes the refresh tag. What is malformed is 6A80, and other
-//! parameters are 6A86. GET DATA without Le, and more than [`MAX_RULES`] bytes of rules are 6700.
+//! parameters are 6A86. FF 40 and FF 60 without Le, and more than [`MAX_RULES`] bytes of rules are
+//! 6700.
 //! STORE DATA can be chained. Nothing has to be authenticated before it: this is a card for tests.
 //!
 //! What the application reads out can be anything, for tests of those who read it:
@@ -206,9 +207,6 @@ impl AraM {
             return status.into();
         }
         let Header { p1, p2, .. } = command.header();
-        let Some(le) = command.le() else {
-            return StatusWord::WRONG_LENGTH.into();
-        };
         let object = u16::from_be_bytes([p1, p2]);
         let data = match object {
             GET_ALL => {
@@ -217,9 +215,9 @@ impl AraM {
                     offset: 0,
                 };
                 self.positions.insert(channel, position);
-                return self.get_block(channel, le);
+                return self.get_block(channel, command.le());
             }
-            GET_NEXT => return self.get_block(channel, le),
+            GET_NEXT => return self.get_block(channel, command.le()),
             GET_SPECIFIC => match self.get_specific(command.data()) {
                 Ok(data) if data.is_empty() => return REFERENCED_DATA_NOT_FOUND.into(),
                 Ok(data) => data,
@@ -241,7 +239,10 @@ impl AraM {
     }
 
     /// The next block of all rules.
-    fn get_block(&mut self, channel: u8, le: u32) -> ResponseApdu {
+    fn get_block(&mut self, channel: u8, le: Option<u32>) -> ResponseApdu {
+        let Some(le) = le else {
+            return StatusWord::WRONG_LENGTH.into();
+        };
         let all = match &self.content {
             Content::Rules(rules) if rules.is_empty() => {
                 return REFERENCED_DATA_NOT_FOUND.into();

@@ -8,7 +8,7 @@
 //! There are three of them: [`AID`]; [`LONG_RESPONSE_AID`], whose answer to SELECT has a second
 //! data object of more than 200 bytes; and [`UNSELECTABLE_AID`], which answers SELECT with 6999.
 //!
-//! Class 00, 80, A0 or 94, on any channel; another one is 6E00. A pattern is 00 01 .. FF 00 .., but
+//! Class 00, 80, A0 or 94, on any channel. A pattern is 00 01 .. FF 00 .., but
 //! its last byte is always FF.
 //!
 //! | INS | P1 P2 | case | answer |

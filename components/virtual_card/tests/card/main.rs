@@ -4,7 +4,12 @@
 
 //! The card by itself, seen through the same logic that the broker uses.
 
-use proptest::prelude::*;
+mod applets;
+mod ara_m;
+mod chaining;
+mod faults;
+mod properties;
+
 use secure_element::apdu::{CommandApdu, Header, ResponseApdu, StatusWord};
 use secure_element::atr::Atr;
 use secure_element::channel::{
@@ -15,7 +20,9 @@ use secure_element::class_byte::{ChannelNumber, with_channel};
 use secure_element::exchange::{ExchangeError, Kind, Protocol, run};
 use secure_element::fci;
 use secure_element::tlv::{Reader, Tag};
-use virtual_card::applets::{echo, issuer};
+use virtual_card::applets::{
+    ara_m as ara_m_applet, conformance, echo, exclusive, issuer, origin, pin,
+};
 use virtual_card::{Card, Profile, UnknownProfile, VirtualCard};
 
 struct Client {
@@ -38,6 +45,24 @@ impl Client {
         .unwrap()
     }
 
+    /// On the channel that this opens for it.
+    fn open_with(&mut self, aid: &[u8]) -> ChannelNumber {
+        let Opened::Channel(channel) = self.open() else {
+            panic!("there is no channel");
+        };
+        let answer = self.select(aid, channel);
+        assert!(!answer.status.is_error(), "{answer:?}");
+        channel
+    }
+
+    /// The channels that are open in the card, which costs the selection on the basic one.
+    fn open_channels(&mut self) -> u32 {
+        self.select(&echo::AID, BASIC);
+        let answer = self.send(BASIC, [0, echo::INS_OPEN_CHANNELS, 0, 0], &[], Some(3));
+        let [high, middle, low] = answer.data.try_into().unwrap();
+        u32::from_be_bytes([0, high, middle, low])
+    }
+
     fn open(&mut self) -> Opened {
         parse_opened(&self.run(&open_command(), Kind::Ordinary)).unwrap()
     }
@@ -55,12 +80,16 @@ impl Client {
         data: &[u8],
         le: Option<u32>,
     ) -> ResponseApdu {
-        let [cla, ins, p1, p2] = header;
-        let cla = with_channel(cla, channel).unwrap();
-        let header = Header::new(cla, ins, p1, p2);
-        let command = CommandApdu::with_shortest_form(header, data.to_vec(), le).unwrap();
+        let command = command(channel, header, data, le);
         self.run(&command, Kind::Ordinary)
     }
+}
+
+fn command(channel: ChannelNumber, header: [u8; 4], data: &[u8], le: Option<u32>) -> CommandApdu {
+    let [cla, ins, p1, p2] = header;
+    let cla = with_channel(cla, channel).unwrap();
+    let header = Header::new(cla, ins, p1, p2);
+    CommandApdu::with_shortest_form(header, data.to_vec(), le).unwrap()
 }
 
 const BASIC: ChannelNumber = ChannelNumber::BASIC;
@@ -94,7 +123,13 @@ fn profiles_offer_their_protocol() {
         let atr = Atr::parse(card.atr()).unwrap();
         assert_eq!(atr.offers(0), profile.protocol == Protocol::T0);
         assert_eq!(atr.offers(1), profile.protocol == Protocol::T1);
-        assert!(atr.historical_bytes().ends_with(b"SERVO"));
+        let [0x80, 0x73, _, _, capabilities, 0x55, name @ ..] = atr.historical_bytes() else {
+            panic!("no card capabilities");
+        };
+        assert_eq!(name, b"SERVO");
+        let t1 = profile.protocol == Protocol::T1;
+        assert_eq!(capabilities & 0x40 != 0, t1 && profile.extended_length);
+        assert_eq!(capabilities & 0x07, profile.supplementary_channels.min(7));
     }
     let error = VirtualCard::from_profile("none").err();
     assert_eq!(error, Some(UnknownProfile("none".to_owned())));
@@ -125,6 +160,36 @@ fn every_channel_opens_once_and_again_after_closing() {
         assert_eq!(client.open(), Opened::Channel(channel(1)));
     }
     assert_eq!(Client::new("basic-channel-only").open(), Opened::NoChannel);
+    let mut client = Client::new("four-channels");
+    for number in 1..=3 {
+        assert_eq!(client.open(), Opened::Channel(channel(number)));
+    }
+    assert_eq!(client.open(), Opened::NoChannel);
+    assert_eq!(client.card.transmit(&[0x40, 0x10, 0, 0]), [0x68, 0x81]);
+}
+
+#[test]
+fn open_channels_are_told() {
+    for profile in ["default", "t0"] {
+        let mut client = Client::new(profile);
+        assert_eq!(client.open_channels(), 1);
+        let all: Vec<_> = (1..=19).map(|_| client.open()).collect();
+        assert_eq!(client.open_channels(), 0xF_FFFF, "{profile}");
+        assert_eq!(all.last(), Some(&Opened::Channel(channel(19))));
+        client.run(&close_command(channel(19)), Kind::Ordinary);
+        client.run(&close_command(channel(2)), Kind::Ordinary);
+        assert_eq!(client.open_channels(), 0x7_FFFB);
+    }
+}
+
+#[test]
+fn a_card_may_have_short_lengths_only() {
+    let mut client = Client::new("no-extended-length");
+    client.select(&echo::AID, BASIC);
+    let mut send = |data: &[u8], le| client.send(BASIC, [0, echo::INS_ECHO, 0, 0], data, le);
+    assert_eq!(send(&[7; 255], Some(256)), ok(&[7; 255]));
+    assert_eq!(send(&[7; 256], Some(256)), status(0x6700));
+    assert_eq!(send(&[7], Some(257)), status(0x6700));
 }
 
 #[test]
@@ -163,13 +228,50 @@ fn a_partial_aid_finds_one_after_the_other() {
         let next = select_next(&partial, SelectResponse::Fci, BASIC).unwrap();
         assert_eq!(name(&client.select(partial.as_bytes(), BASIC)), echo::AID);
         assert_eq!(name(&client.run(&next, Kind::Select)), echo::SECOND_AID);
-        // The end leaves the selection as it is.
+        // The end leaves the selection as it is, also at the second attempt.
+        assert_eq!(client.run(&next, Kind::Select), status(0x6A82));
         assert_eq!(client.run(&next, Kind::Select), status(0x6A82));
         assert_eq!(
             client.send(BASIC, [0, 0x12, 5, 6], &[], Some(2)),
             ok(&[5, 6])
         );
     }
+}
+
+#[test]
+fn a_shorter_partial_aid_finds_every_application_of_the_provider() {
+    let all: [&[u8]; 9] = [
+        &echo::AID,
+        &echo::SECOND_AID,
+        &echo::WARNING_AID,
+        &exclusive::AID,
+        &pin::AID,
+        &origin::AID,
+        &conformance::AID,
+        &conformance::LONG_RESPONSE_AID,
+        &conformance::UNSELECTABLE_AID,
+    ];
+    for profile in ["default", "t0"] {
+        let mut client = Client::new(profile);
+        let partial = Aid::new(&echo::AID[..6]).unwrap();
+        let mut command = select(Some(&partial), SelectResponse::Fci, BASIC).unwrap();
+        let (last, others) = all.split_last().unwrap();
+        for aid in others {
+            assert_eq!(name(&client.run(&command, Kind::Select)), *aid);
+            command = select_next(&partial, SelectResponse::Fci, BASIC).unwrap();
+        }
+        // The last one refuses, and the one before it stays.
+        assert_eq!(client.run(&command, Kind::Select), status(0x6999));
+        assert_eq!(client.send(BASIC, [0, 0xF4, 0, 9], &[], Some(1)), ok(&[9]));
+        assert_eq!(client.select(last, BASIC), status(0x6999));
+        // The ARA-M is on the card only where the profile says so.
+        assert_eq!(client.select(&ara_m_applet::AID, BASIC), status(0x6A82));
+    }
+    let mut client = Client::new("ara-m");
+    assert_eq!(
+        name(&client.select(&ara_m_applet::AID, BASIC)),
+        ara_m_applet::AID
+    );
 }
 
 #[test]
@@ -400,46 +502,4 @@ fn delays_are_what_was_asked_for() {
     let answer = client.send(BASIC, [0, echo::INS_DELAY, 0, 5], &[1], Some(256));
     assert!(start.elapsed() >= std::time::Duration::from_millis(50));
     assert_eq!(answer, ok(&[1]));
-}
-
-#[test]
-fn faults_are_what_was_asked_for() {
-    let mut card = VirtualCard::from_profile("default").unwrap();
-    let select = [&[0, 0xA4, 4, 0, 8][..], &echo::AID].concat();
-    let fault = |kind| [0, echo::INS_FAULT, kind, 0];
-    card.transmit(&[0, 0x70, 0, 0, 1]);
-    card.transmit(&select);
-    assert_eq!(card.transmit(&fault(echo::FAULT_EMPTY)), []);
-    assert_eq!(card.transmit(&fault(echo::FAULT_ONE_BYTE)), [0x90]);
-    assert_eq!(card.transmit(&fault(echo::FAULT_TOO_LONG)).len(), 65_539);
-    assert_eq!(card.transmit(&fault(0x77)), [0x6A, 0x86]);
-    // After a reset the channel is closed and the default application selected.
-    assert_eq!(card.transmit(&fault(echo::FAULT_RESET)), [0x6F, 0x00]);
-    assert_eq!(card.transmit(&[0x01, 0x10, 0, 0]), [0x68, 0x81]);
-    assert_eq!(card.transmit(&[0x00, 0x10, 0, 0]), [0x6D, 0x00]);
-    // Until it is put back, nobody answers.
-    card.transmit(&select);
-    assert!(card.is_present());
-    assert_eq!(card.transmit(&fault(echo::FAULT_REMOVAL)), []);
-    assert!(!card.is_present());
-    assert!(card.returns_after().unwrap() <= echo::DEFAULT_REMOVAL);
-    assert_eq!(card.transmit(&select), []);
-    card.reset();
-    assert!(card.is_present());
-    assert_eq!(card.returns_after(), None);
-    assert_eq!(card.transmit(&[0x00, 0x10, 0, 0]), [0x6D, 0x00]);
-}
-
-proptest! {
-    #[test]
-    fn any_bytes_are_answered(
-        commands in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..20),
-        t0 in any::<bool>(),
-    ) {
-        let mut card = VirtualCard::from_profile(if t0 { "t0" } else { "default" }).unwrap();
-        // The default application neither waits nor fails.
-        for command in commands {
-            prop_assert!(card.transmit(&command).len() >= 2);
-        }
-    }
 }
