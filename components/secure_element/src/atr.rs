@@ -178,15 +178,17 @@ mod tests {
     /// An answer to reset with these historical bytes and, for each protocol, the interface bytes TA, TB and TC of
     /// the group that its TD begins.
     fn build(historical: &[u8], first: &[u8], groups: &[(u8, Vec<u8>)]) -> Vec<u8> {
-        let presence =
-            |bytes: &[u8], is_last: bool| (1 << bytes.len()) - 1 | if is_last { 0 } else { 0b1000 };
+        let presence = |bytes: &[u8], is_last: bool| {
+            let follows = if is_last { 0 } else { 0b1000 };
+            ((1 << bytes.len()) - 1) | follows
+        };
         let mut bytes = vec![
             TS_DIRECT,
-            presence(first, groups.is_empty()) << 4 | historical.len() as u8,
+            (presence(first, groups.is_empty()) << 4) | historical.len() as u8,
         ];
         bytes.extend(first);
         for (index, (protocol, interface)) in groups.iter().enumerate() {
-            bytes.push(presence(interface, index + 1 == groups.len()) << 4 | protocol);
+            bytes.push((presence(interface, index + 1 == groups.len()) << 4) | protocol);
             bytes.extend(interface);
         }
         bytes.extend(historical);
