@@ -139,7 +139,7 @@ fn transmit(
                 exchange(bytes)
             })
         });
-        match response.and_then(|response| Ok(response?)) {
+        match response.flatten() {
             // The service has no event for the end of another program's transaction.
             Err(WorkerError::Busy) if Instant::now() + BUSY_PAUSE < deadline => {
                 std::thread::sleep(BUSY_PAUSE);
