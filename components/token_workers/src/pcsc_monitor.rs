@@ -83,7 +83,11 @@ fn watch(context: &Context, replies: &IpcSender<Frame>) -> Result<(), Error> {
     let mut states = vec![ReaderState::new(PNP_NOTIFICATION(), State::UNAWARE)];
     let mut reported = None;
     loop {
-        let names = context.list_readers_owned()?;
+        let names = match context.list_readers_owned() {
+            // A reader came while they were counted.
+            Err(Error::InsufficientBuffer) => continue,
+            names => names?,
+        };
         states.retain(|state| {
             state.name() == PNP_NOTIFICATION()
                 || names.iter().any(|name| name.as_c_str() == state.name())

@@ -186,13 +186,16 @@ impl Broker {
         };
         if error.keeps_connection() {
             match step {
-                // The card may have opened a channel all the same.
-                Step::Open { .. } => reader.needs_reset = true,
+                // The card may have opened a channel all the same, unless nothing was sent.
+                Step::Open { .. } => reader.needs_reset |= error != WorkerError::Busy,
                 Step::Select { channel, .. } => self.close_first(key, channel),
+                // It may be open still.
                 Step::Close(channel) => {
+                    reader.needs_reset = true;
                     reader.channels.remove(&channel);
                 }
                 Step::ResetBasic | Step::SelectDefault => {
+                    reader.needs_reset = true;
                     reader.channels.remove(&ChannelNumber::BASIC);
                 }
                 _ => {}

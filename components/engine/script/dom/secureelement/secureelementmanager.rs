@@ -121,6 +121,13 @@ impl SecureElementManager {
         event.upcast::<Event>().fire(cx, self.upcast());
     }
 
+    /// The document goes, and with it whatever it has opened. Returns whether there was anything.
+    pub(crate) fn close(&self, cx: &mut JSContext) -> bool {
+        let global = self.global();
+        let mut realm = enter_auto_realm(cx, &*global);
+        self.port.close(&mut realm.current_realm(), self)
+    }
+
     /// The port has closed: its readers are nobody's.
     pub(crate) fn forget_readers(&self) {
         self.readers.borrow_mut().clear();

@@ -27,6 +27,7 @@ use token_traits::port::{
 use token_traits::{ErrorKind, Frame, TokenError, TokenPort};
 
 use crate::dom::bindings::codegen::Bindings::DOMExceptionBinding::DOMExceptionMethods;
+use crate::dom::bindings::codegen::Bindings::WindowBinding::WindowMethods;
 use crate::dom::bindings::error::Error;
 use crate::dom::bindings::refcounted::Trusted;
 use crate::dom::bindings::reflector::DomGlobal;
@@ -158,6 +159,11 @@ impl TokenPortClient {
         body: RequestBody,
         answer: Answer,
     ) {
+        // A document that has gone has nothing open, and gets no port.
+        if !manager.global().as_window().Document().is_fully_active() {
+            reject(cx, &manager.global(), promise, document_gone());
+            return;
+        }
         // The broker's ids mean something within one port only: what belongs to an older one is closed.
         // So does everything once the manager has been shut down.
         if generation.is_some_and(|generation| generation != self.generation.get()) ||
@@ -450,8 +456,26 @@ impl TokenPortClient {
         if generation != self.generation.get() {
             return;
         }
-        self.generation.set(generation + 1);
-        let was_open = matches!(self.state.replace(State::Closed), State::Open(_));
+        let was_open = matches!(*self.state.borrow(), State::Open(_));
+        self.reject_all(cx, manager, error);
+        // A port that could not even be opened is not asked for again without a page's request.
+        if was_open {
+            manager.watch_again();
+        }
+    }
+
+    /// Closes the port, because the document goes. Returns whether there was one.
+    pub(crate) fn close(&self, cx: &mut JSContext, manager: &SecureElementManager) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        self.reject_all(cx, manager, document_gone());
+        true
+    }
+
+    fn reject_all(&self, cx: &mut JSContext, manager: &SecureElementManager, error: TokenError) {
+        self.generation.set(self.generation.get() + 1);
+        self.state.replace(State::Closed);
         self.waiting.borrow_mut().clear();
         self.in_flight.set((0, 0));
         manager.forget_readers();
@@ -464,10 +488,6 @@ impl TokenPortClient {
             let promise = promise.root(cx);
             reject(cx, &manager.global(), &promise, error.clone());
         }
-        // A port that could not even be opened is not asked for again without a page's request.
-        if was_open {
-            manager.watch_again();
-        }
     }
 }
 
@@ -475,6 +495,13 @@ fn connection_lost() -> TokenError {
     TokenError::new(
         ErrorKind::Io,
         "The connection to the token broker was lost. Ask for the readers again to start over.",
+    )
+}
+
+fn document_gone() -> TokenError {
+    TokenError::new(
+        ErrorKind::Closed,
+        "The document has gone, and what it had opened is closed.",
     )
 }
 
