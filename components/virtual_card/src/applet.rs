@@ -19,16 +19,11 @@ pub trait Applet: Send {
         true
     }
 
-    /// It is being selected on `channel`, perhaps once more. `p2` is that of SELECT, or 0 where
-    /// MANAGE CHANNEL selects it.
+    /// It is being selected on `channel`, perhaps once more: what it remembers of this channel ends
+    /// here at the latest. `p2` is that of SELECT, or 0 where MANAGE CHANNEL selects it.
     fn select(&mut self, channel: ChannelNumber, p2: u8) -> Selection {
         let _ = (channel, p2);
         Selection::default()
-    }
-
-    /// It is no longer selected on `channel`: another application is, or the channel is closed.
-    fn deselect(&mut self, channel: ChannelNumber) {
-        let _ = channel;
     }
 
     /// Whether bits 5 to 3 of this class byte, channel stripped, are the application's own

@@ -449,29 +449,17 @@ impl VirtualCard {
         if selection.status.is_error() {
             return selection;
         }
-        let before = slot.replace(Channel {
+        *slot = Some(Channel {
             selected: index,
             chain: None,
         });
-        if let Some(before) = before
-            && before.selected != index
-            && let Some(applet) = self.applets.get_mut(before.selected)
-        {
-            applet.deselect(channel);
-        }
         selection
     }
 
     /// Closes a channel; whether it was open.
     fn close(&mut self, channel: ChannelNumber) -> bool {
         let slot = self.channels.get_mut(usize::from(channel.get()));
-        let Some(closed) = slot.and_then(Option::take) else {
-            return false;
-        };
-        if let Some(applet) = self.applets.get_mut(closed.selected) {
-            applet.deselect(channel);
-        }
-        true
+        slot.and_then(Option::take).is_some()
     }
 }
 

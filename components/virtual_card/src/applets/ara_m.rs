@@ -474,10 +474,6 @@ impl Applet for AraM {
         Selection::default()
     }
 
-    fn deselect(&mut self, channel: ChannelNumber) {
-        self.positions.remove(&channel.get());
-    }
-
     fn takes_chain(&self, header: Header) -> bool {
         header.ins == INS_STORE_DATA
     }
@@ -492,9 +488,5 @@ impl Applet for AraM {
             INS_STORE_DATA => self.store_data(command).into(),
             _ => StatusWord::INS_NOT_SUPPORTED.into(),
         }
-    }
-
-    fn reset(&mut self) {
-        self.positions.clear();
     }
 }

@@ -161,10 +161,6 @@ impl Applet for OriginAware {
         Selection::default()
     }
 
-    fn deselect(&mut self, channel: ChannelNumber) {
-        self.callers.remove(&channel.get());
-    }
-
     fn process(&mut self, channel: ChannelNumber, command: &CommandApdu) -> Outcome {
         let channel = channel.get();
         let header = command.header();
@@ -205,9 +201,5 @@ impl Applet for OriginAware {
             _ => return StatusWord::INS_NOT_SUPPORTED.into(),
         };
         ResponseApdu::new(data, StatusWord::OK).into()
-    }
-
-    fn reset(&mut self) {
-        self.callers.clear();
     }
 }

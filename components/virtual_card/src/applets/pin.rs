@@ -203,10 +203,6 @@ impl Applet for Pin {
         Selection::default()
     }
 
-    fn deselect(&mut self, channel: ChannelNumber) {
-        self.verified.remove(&channel.get());
-    }
-
     fn process(&mut self, channel: ChannelNumber, command: &CommandApdu) -> Outcome {
         let header = command.header();
         if !is_plain_class(header.cla) {
@@ -237,9 +233,5 @@ impl Applet for Pin {
             }
             _ => StatusWord::INS_NOT_SUPPORTED.into(),
         }
-    }
-
-    fn reset(&mut self) {
-        self.verified.clear();
     }
 }

@@ -466,6 +466,7 @@ fn long_responses_come_in_parts_over_t0() {
     // The right length at once.
     let part = ResponseApdu::parse(&client.card.transmit(&[1, 0xCF, 8, 0, 0xFF])).unwrap();
     assert_eq!((part.data.len(), part.status), (255, StatusWord(0x61FF)));
+    assert_eq!(client.card.transmit(&[1, 0xCF, 8, 0, 0x10]), [0x6C, 0xFF]);
     // An empty one.
     assert_eq!(client.send(own, [0, 0xC6, 0, 0], &[], Some(256)), ok(&[]));
 }
@@ -518,6 +519,17 @@ fn long_responses_come_as_the_caller_can_take_them_over_t1() {
                 let answer = client.send(own, [0, 0xC0, 0, 0], &[], Some(256));
                 assert_eq!(answer, status(0x6D00));
             }
+            // GET RESPONSE there, too; and a reset does.
+            client.send(own, header, data, Some(256));
+            let answer = client.send(channel(1), [0, 0xC0, 0, 0], &[], Some(256));
+            assert_eq!(answer, status(0x6D00));
+            client.select(&conformance::AID, BASIC);
+            client.send(BASIC, header, data, Some(256));
+            client.card.reset();
+            let answer = client.send(BASIC, [0, 0xC0, 0, 0], &[], Some(256));
+            assert_eq!(answer, status(0x6D00));
+            client.open();
+            assert_eq!(client.open_with(&conformance::AID), own);
             // Without Le there is no room for anything.
             let answer = client.send(own, header, data, None);
             assert_eq!(answer, status(announced));
