@@ -339,7 +339,7 @@ fn run(folders: &Folders, target: &str, seconds: u32, interrupted: &AtomicBool) 
     command
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
-        .arg("-print_final_stats=1")
+        .args(["-print_final_stats=1", "-print_funcs=0"])
         // New inputs go to the first.
         .arg(&corpus)
         .arg(folders.seeds.join(target))

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use arbitrary::{Arbitrary, Result, Unstructured};
 use secure_element::apdu::{CommandApdu, Header};
 use secure_element::class_byte::check_caller_command;
-use token_broker::broker::{Broker, Input, Output};
+use token_broker::broker::{Broker, DEFAULT_TIMEOUT, Input, MAX_TIMEOUT, Output};
 use token_traits::control::{BrokerConfig, WorkerId, WorkerKind};
 use token_traits::port::{
     ChannelId, ChannelType, Command, MAX_REQUESTS_IN_FLIGHT, PortMessage, PortRequest, ReaderId,
-    ReplyBody, RequestBody, RequestId, SessionId,
+    ReaderInfo, ReplyBody, RequestBody, RequestId, SessionId,
 };
 use token_traits::{Connection, Feature, Frame, Origin, PortId, PortIdentity};
 use token_workers::protocol::{
@@ -189,6 +189,7 @@ const ERRORS: [WorkerError; 13] = [
 /// - Each request is answered at most once, and only by a port that is open and asked.
 /// - Only an origin with a grant learns of readers, sessions, channels and elements.
 /// - An element that has gone comes back before it goes again.
+/// - There is always a deadline before a request's time is over.
 /// - A worker has one request at most, and gets none before it has started or after it has gone.
 /// - A command that a caller may not send is refused at once.
 /// - Everything comes to its end although no worker answers any more, and nothing is left of ports that have closed.
@@ -208,10 +209,11 @@ pub fn run(bytes: &[u8]) {
 
 struct Port {
     id: PortId,
-    unanswered: BTreeSet<u64>,
+    /// With the time at which there has to be an answer, where there is one.
+    unanswered: BTreeMap<u64, Option<Instant>>,
     last_request: u64,
-    /// The readers whose element has gone, by the last event about it.
-    gone: BTreeSet<u32>,
+    /// The readers that it believes to be without an element.
+    empty: BTreeSet<u32>,
 }
 
 struct Worker {
@@ -401,9 +403,9 @@ impl Rig {
         self.next_port += 1;
         self.slots[usize::from(slot)] = Some(Port {
             id: port,
-            unanswered: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
             last_request: 0,
-            gone: BTreeSet::new(),
+            empty: BTreeSet::new(),
         });
         let identity = identity(slot);
         self.input(Input::OpenPort { port, identity });
@@ -469,7 +471,7 @@ impl Rig {
         let left = self.slots[usize::from(slot)].as_ref();
         assert!(
             !is_forbidden
-                || left.is_none_or(|left| left.id != port || !left.unanswered.contains(&id.0)),
+                || left.is_none_or(|left| left.id != port || !left.unanswered.contains_key(&id.0)),
             "a forbidden command waits"
         );
     }
@@ -482,7 +484,10 @@ impl Rig {
         let mut must_close = false;
         match frame.decode::<PortRequest>() {
             // An id that has no answer yet is no new request.
-            Ok(request) => must_close |= !port.unanswered.insert(request.id.0),
+            Ok(request) => {
+                let due = time_limit(&request.body).map(|limit| self.now + limit);
+                must_close |= port.unanswered.insert(request.id.0, due).is_some();
+            }
             Err(_) => must_close = true,
         }
         must_close |= port.unanswered.len() > MAX_REQUESTS_IN_FLIGHT;
@@ -652,6 +657,17 @@ impl Rig {
         for output in self.broker.handle(input, self.now) {
             self.output(output);
         }
+        let ports = self.slots.iter().flatten();
+        if let Some(due) = ports
+            .flat_map(|port| port.unanswered.values().flatten())
+            .min()
+        {
+            let next = self.broker.next_deadline();
+            assert!(
+                next.is_some_and(|next| next <= *due),
+                "a request is to be answered too late"
+            );
+        }
     }
 
     fn output(&mut self, output: Output) {
@@ -699,6 +715,17 @@ impl Rig {
             .unwrap_or_else(|| panic!("something for a port that is not open"))
     }
 
+    /// A document is told of a reader; whether that is news to it.
+    fn learn(&mut self, slot: usize, reader: &ReaderInfo) -> bool {
+        self.slots[slot].as_mut().is_some_and(|port| {
+            if reader.present {
+                port.empty.remove(&reader.id.0)
+            } else {
+                port.empty.insert(reader.id.0)
+            }
+        })
+    }
+
     fn message(&mut self, port: PortId, message: PortMessage) {
         let slot = self.slot_of(port);
         let may_see_readers = self.may_see_readers(slot);
@@ -706,24 +733,22 @@ impl Rig {
             PortMessage::Reply { request, result } => {
                 let asked = self.slots[slot]
                     .as_mut()
-                    .is_some_and(|port| port.unanswered.remove(&request.0));
+                    .is_some_and(|port| port.unanswered.remove(&request.0).is_some());
                 assert!(asked, "an answer to what was not asked, or a second one");
                 match result {
-                    Ok(ReplyBody::Readers(readers)) => !readers.is_empty(),
+                    Ok(ReplyBody::Readers(readers)) => {
+                        for reader in &readers {
+                            self.learn(slot, reader);
+                        }
+                        !readers.is_empty()
+                    }
                     Ok(ReplyBody::Session(_) | ReplyBody::Channel(_)) => true,
                     Ok(ReplyBody::Response(_) | ReplyBody::Done) | Err(_) => false,
                 }
             }
             PortMessage::Element(reader) => {
-                if let Some(port) = &mut self.slots[slot] {
-                    let is_new = if reader.present {
-                        port.gone.remove(&reader.id.0);
-                        true
-                    } else {
-                        port.gone.insert(reader.id.0)
-                    };
-                    assert!(is_new, "an element goes twice");
-                }
+                let is_new = self.learn(slot, &reader);
+                assert!(is_new || reader.present, "an element goes twice");
                 true
             }
         };
@@ -791,6 +816,25 @@ fn request(script: &mut Unstructured<'_>) -> Result<RequestBody> {
 fn timeout(script: &mut Unstructured<'_>) -> Result<Option<u32>> {
     let tenths = u8::arbitrary(script)?;
     Ok((tenths > 0).then(|| u32::from(tenths) * 100))
+}
+
+/// How long the broker may take. What closes something waits for whatever is under way.
+fn time_limit(body: &RequestBody) -> Option<Duration> {
+    match body {
+        RequestBody::Transmit { timeout_ms, .. } | RequestBody::SelectNext { timeout_ms, .. } => {
+            let limit = timeout_ms.map(|timeout| Duration::from_millis(timeout.into()));
+            Some(limit.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT))
+        }
+        RequestBody::GetReaders
+        | RequestBody::WatchElements
+        | RequestBody::OpenSession(_)
+        | RequestBody::Reset(_)
+        | RequestBody::OpenChannel { .. } => Some(DEFAULT_TIMEOUT),
+        RequestBody::Shutdown
+        | RequestBody::CloseSessions(_)
+        | RequestBody::CloseSession(_)
+        | RequestBody::CloseChannel(_) => None,
+    }
 }
 
 fn long_command(length: u16) -> Vec<u8> {

@@ -504,6 +504,18 @@ fn scripts() -> Seeds {
                 .settle()
                 .done()
         }),
+        ("permission-withdrawn-early", {
+            embedded()
+                .open_port(0)
+                .request(0, Request::GetReaders, &[])
+                .request(0, Request::OpenSession, &[0])
+                .then(Operation::WorkerStarted, &[0])
+                .then(Operation::SetGrant, &[0, 0])
+                .settle()
+                .request(0, Request::OpenSession, &[0])
+                .settle()
+                .done()
+        }),
         ("two-documents", {
             embedded()
                 .with_channel(0)
