@@ -20,6 +20,7 @@ pub mod control;
 pub mod error;
 pub mod identity;
 pub mod port;
+pub mod prompt;
 pub mod wire;
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender};

@@ -1,0 +1,201 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! What the broker asks the user through the main process, which draws every prompt, and what the main process shows and
+//! revokes on its page of tokens.
+//!
+//! Nothing in a prompt was chosen by a page. Readers and cards choose some of it: whoever draws it treats those strings
+//! as hostile.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::identity::Origin;
+use crate::port::ElementType;
+
+/// Most characters of a name that a reader or card gave, in a prompt or on a page.
+pub const MAX_NAME_LENGTH: usize = 128;
+
+/// Names a prompt between the broker and the main process. Chosen by the broker, never used twice.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct PromptId(pub u64);
+
+/// A prompt to be shown.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PromptRequest {
+    /// Names the answer.
+    pub id: PromptId,
+    /// The webview (tab) whose document asks. The prompt belongs to it and ends with it.
+    pub webview: u64,
+    /// Who asks.
+    pub origin: Origin,
+    /// Under which top-level origin, which the prompt names too where it is another one.
+    pub top_level_origin: Origin,
+    /// What is asked.
+    pub question: Question,
+}
+
+/// What a prompt asks.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Question {
+    /// Which reader the origin may see. Answered by [`PromptAnswer::Reader`].
+    ChooseReader {
+        /// The readers to choose from; at least one.
+        readers: Vec<PromptReader>,
+    },
+    /// Whether the origin may use an application of a card that has no access rules of its own. The answer writes a rule
+    /// of the device. Answered by [`PromptAnswer::Allowed`].
+    UseApplet {
+        /// The reader that the card is in.
+        reader: String,
+        /// The DF name of the application as the card reports it, 1 to 16 bytes.
+        applet: Vec<u8>,
+    },
+    /// The PIN of a token. Answered by [`PromptAnswer::Pin`].
+    EnterPin {
+        /// The token's name.
+        token: String,
+        /// How many wrong PINs are left before the token locks itself, where it tells.
+        tries_left: Option<u8>,
+        /// The least length, in characters.
+        min_length: u8,
+        /// The greatest length, in characters.
+        max_length: u8,
+    },
+}
+
+/// A reader to choose.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PromptReader {
+    /// Its name, printable, at most [`MAX_NAME_LENGTH`] characters.
+    pub name: String,
+    /// What kind of element it gives access to.
+    pub element_type: ElementType,
+    /// Whether there is an element in it.
+    pub present: bool,
+}
+
+/// What the user answered.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum PromptAnswer {
+    /// No, or the prompt was closed, or there is nobody to ask.
+    Refused,
+    /// Yes, this reader.
+    Reader {
+        /// Its index in the question.
+        index: u32,
+        /// Whether the grant outlives the card's removal and the origin's last document.
+        remember: bool,
+    },
+    /// Yes.
+    Allowed {
+        /// As in [`PromptAnswer::Reader`].
+        remember: bool,
+    },
+    /// A PIN.
+    Pin(Pin),
+}
+
+/// A PIN. It is overwritten in memory when it is dropped, and shown nowhere.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Pin(Zeroizing<String>);
+
+impl Pin {
+    /// Takes what the user has typed.
+    pub fn new(pin: Zeroizing<String>) -> Self {
+        Self(pin)
+    }
+
+    /// The characters.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Pin(..)")
+    }
+}
+
+/// What the page of tokens shows.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Overview {
+    /// The readers that are there.
+    pub readers: Vec<PromptReader>,
+    /// The grants and the rules of the device.
+    pub grants: Vec<GrantInfo>,
+    /// The newest entries of the audit log, newest first.
+    pub audit: Vec<AuditEntry>,
+}
+
+/// Names a grant or rule.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct GrantId(pub i64);
+
+/// A grant or a rule of the device, as the page of tokens lists it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct GrantInfo {
+    /// Names it; `None` for a rule that the administrator wrote, which cannot be revoked here.
+    pub id: Option<GrantId>,
+    /// Whom it allows something; `None` for every origin.
+    pub origin: Option<Origin>,
+    /// Under which top-level origin; `None` under any.
+    pub top_level_origin: Option<Origin>,
+    /// What it allows.
+    pub what: GrantKind,
+    /// Whether it outlives the browser.
+    pub remembered: bool,
+    /// When it was given.
+    pub created: Option<SystemTime>,
+    /// When it was last used.
+    pub last_used: Option<SystemTime>,
+}
+
+/// What a grant or rule is about.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum GrantKind {
+    /// To see a reader and to open sessions with it.
+    Reader {
+        /// The reader's name.
+        reader: String,
+    },
+    /// To use an application on elements that have no rules of their own.
+    Applet {
+        /// Its DF name; `None` for every application.
+        applet: Option<Vec<u8>>,
+        /// Whether it is allowed, or forbidden.
+        allowed: bool,
+    },
+}
+
+/// An entry of the audit log, which is the user's own.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AuditEntry {
+    /// When.
+    pub time: SystemTime,
+    /// Who.
+    pub origin: Origin,
+    /// The reader's name.
+    pub reader: String,
+    /// The application, where it is about one.
+    pub applet: Option<Vec<u8>>,
+    /// What was decided, in words: "channel opened", "refused by the card's rules".
+    pub decision: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_not_shown() {
+        let pin = Pin::new(Zeroizing::new("1234".to_owned()));
+        let shown = format!("{:?}", PromptAnswer::Pin(pin));
+        assert!(!shown.contains("1234"), "{shown}");
+    }
+}
