@@ -205,6 +205,7 @@ fn frames_that_come_and_go_leave_nothing_behind() {
         &browser,
         r#"(async () => {
             const counts = {};
+            const names = [];
             for (let count = 0; count < 40; count++) {
                 const frame = document.createElement("iframe");
                 frame.src = "/frame";
@@ -218,15 +219,23 @@ fn frames_that_come_and_go_leave_nothing_behind() {
                 const response = await channel.transmit(new SECommand(0, 0x10, 0, 0, ECHO, 0));
                 const name = answer(response);
                 counts[name] = (counts[name] || 0) + 1;
-                // Every other one goes in the middle of a command.
+                // One goes, one navigates, in the middle of a command.
+                const under_way = channel.transmit(command("00180005"));
                 if (count % 2)
-                    channel.transmit(command("00180005")).catch(() => {});
+                    frame.src = "/frame?another";
+                else
+                    frame.remove();
+                await under_way.catch(error => { names.push(error.name); });
+                await channel.transmit(command("00100000")).catch(error => { names.push(error.name); });
                 frame.remove();
             }
-            return counts;
+            return [counts, names.length, [...new Set(names)]];
         })()"#,
     );
-    assert_eq!(outcome, json!({ "f0534552564f01019000": 40 }));
+    assert_eq!(
+        outcome,
+        json!([{ "f0534552564f01019000": 40 }, 80, ["SEClosedException"]])
+    );
     assert_all_channels_are_back(&browser);
 }
 

@@ -160,7 +160,7 @@ impl TokenPortClient {
         answer: Answer,
     ) {
         // A document that has gone has nothing open, and gets no port.
-        if !manager.global().as_window().Document().is_fully_active() {
+        if !is_fully_active(manager) {
             reject(cx, &manager.global(), promise, document_gone());
             return;
         }
@@ -457,9 +457,10 @@ impl TokenPortClient {
             return;
         }
         let was_open = matches!(*self.state.borrow(), State::Open(_));
-        self.reject_all(cx, manager, error);
+        let is_active = is_fully_active(manager);
+        self.reject_all(cx, manager, if is_active { error } else { document_gone() });
         // A port that could not even be opened is not asked for again without a page's request.
-        if was_open {
+        if was_open && is_active {
             manager.watch_again();
         }
     }
@@ -496,6 +497,10 @@ fn connection_lost() -> TokenError {
         ErrorKind::Io,
         "The connection to the token broker was lost. Ask for the readers again to start over.",
     )
+}
+
+fn is_fully_active(manager: &SecureElementManager) -> bool {
+    manager.global().as_window().Document().is_fully_active()
 }
 
 fn document_gone() -> TokenError {
