@@ -232,10 +232,12 @@ fn frames_that_come_and_go_leave_nothing_behind() {
             return [counts, names.length, [...new Set(names)]];
         })()"#,
     );
-    assert_eq!(
-        outcome,
-        json!([{ "f0534552564f01019000": 40 }, 80, ["SEClosedException"]])
-    );
+    assert_eq!(outcome[0], json!({ "f0534552564f01019000": 40 }));
+    assert_eq!(outcome[1], 80, "every call is refused");
+    // The parent may close the port of a document before that learns that it has been left.
+    let names = outcome[2].as_array().unwrap();
+    let closed = |name: &Value| name == "SEClosedException" || name == "SEIoException";
+    assert!(names.iter().all(closed), "{names:?}");
     assert_all_channels_are_back(&browser);
 }
 
