@@ -12,6 +12,8 @@ const SECOND_ECHO_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x01, 
 const ECHO_PARTIAL_AID = ECHO_AID.slice(0, 7);
 // Its SELECT answers with a warning, 6283.
 const WARNING_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x02, 0x01);
+// Behaves as the applet of the Android compatibility test suite.
+const CONFORMANCE_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x06, 0x31);
 // An echo applet that can be selected on one channel at a time.
 const EXCLUSIVE_AID = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x03, 0x01);
 // What all of them begin with.
@@ -195,13 +197,20 @@ async function assert_session_is_closed(session, view = window) {
   }
 }
 
-// The value of the first DO with this one-byte tag in BER-TLV of short lengths; the template's tag comes first.
+// The value of the first DO with this one-byte tag in BER-TLV of lengths up to 255; the template's tag comes first.
 function find_in_template(data, template, tag) {
+  // Where the value of the DO at `at` begins and ends (ISO/IEC 7816-4, 6.4).
+  const value = at => {
+    const is_long = data[at + 1] === 0x81;
+    const start = at + (is_long ? 3 : 2);
+    return [start, start + data[at + (is_long ? 2 : 1)]];
+  };
   assert_equals(data[0], template, "the template's tag");
-  assert_equals(data[1], data.length - 2, "the template's length");
-  for (let at = 2; at < data.length; at += 2 + data[at + 1]) {
+  const [first, end] = value(0);
+  assert_equals(end, data.length, "the template's end");
+  for (let at = first; at < end; at = value(at)[1]) {
     if (data[at] === tag) {
-      return data.slice(at + 2, at + 2 + data[at + 1]);
+      return data.slice(...value(at));
     }
   }
   return null;
@@ -223,7 +232,7 @@ async function add_frame(t) {
   return frame.contentWindow;
 }
 
-// Adds a frame of any origin for the time of a test. `ask(action)` does one of the actions of remote.html in it: it gives
+// Adds a frame of another origin, or of this one (""), for the time of a test. `ask(action)` does one of the actions of remote.html in it: it gives
 // what the action gave, or throws an object with the error's name.
 async function add_remote_frame(t, origin, set_up = () => {}) {
   const frame = document.createElement("iframe");
@@ -248,6 +257,10 @@ async function add_remote_frame(t, origin, set_up = () => {}) {
   set_up(frame);
   document.body.append(frame);
   await ready;
+  if (origin !== "") {
+    // An earlier test may have given the origin the permission.
+    await test_driver.set_permission({name: "secure-element"}, "prompt", frame.contentWindow);
+  }
 
   let asked = 0;
   return {
