@@ -139,7 +139,7 @@ fn transmit(
                 exchange(bytes)
             })
         });
-        match response.flatten() {
+        match response.and_then(|response| response) {
             // The service has no event for the end of another program's transaction.
             Err(WorkerError::Busy) if Instant::now() + BUSY_PAUSE < deadline => {
                 std::thread::sleep(BUSY_PAUSE);
