@@ -57,6 +57,8 @@ pub struct Pcscd {
     directory: PathBuf,
     port: u16,
     usb_port: u16,
+    /// Of the cards that are in the reader which can be plugged in, or were.
+    usb_cards: Arc<Mutex<Vec<Connection>>>,
     /// Also keeps this from moving to another thread, whose end would not be the end of `pcscd`.
     _serialised: MutexGuard<'static, ()>,
 }
@@ -82,6 +84,7 @@ impl Pcscd {
             directory,
             port,
             usb_port,
+            usb_cards: Arc::default(),
             _serialised: serialised,
         };
         pcscd.start_again()?;
@@ -180,6 +183,7 @@ impl Pcscd {
         let reader = PluggedReader {
             socket: usb_socket(&self.directory),
             port: self.usb_port,
+            cards: self.usb_cards.clone(),
         };
         let deadline = Instant::now() + START_WAIT;
         // pcscd listens for devices only some time after it listens for clients.
@@ -230,6 +234,7 @@ impl Drop for Pcscd {
 pub struct PluggedReader {
     socket: PathBuf,
     port: u16,
+    cards: Arc<Mutex<Vec<Connection>>>,
 }
 
 impl PluggedReader {
@@ -239,7 +244,10 @@ impl PluggedReader {
     /// Puts a card into the slot 0 or 1. It takes `pcscd` up to a second to notice. The card stays
     /// there while the reader is pulled out.
     pub fn insert(&self, slot: u8, card: impl Card + 'static) -> io::Result<InsertedCard> {
-        insert(self.port + u16::from(slot), card)
+        let inserted = insert(self.port + u16::from(slot), card)?;
+        let mut cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        cards.push(inserted.0.clone());
+        Ok(inserted)
     }
 
     fn announce(&self, action: &str) -> io::Result<()> {
@@ -251,6 +259,13 @@ impl PluggedReader {
 
 impl Drop for PluggedReader {
     fn drop(&mut self) {
+        // A command that is under way fails at once, as it does where a cable is pulled.
+        let cards = self.cards.lock().unwrap_or_else(PoisonError::into_inner);
+        for card in cards.iter() {
+            if let Some(stream) = &*card.lock() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
         // Where pcscd has been stopped, there is nobody to be told.
         let _ = self.announce("remove");
     }
