@@ -21,47 +21,56 @@ use virtual_card::{Card, VirtualCard};
 const WARM_UP: usize = 500;
 const ROUNDS: usize = 10_000;
 
+/// Bytes that the card echoes.
+const LENGTHS: [u16; 2] = [16, 4096];
+
 fn main() {
-    let data = [7; 16];
+    println!(
+        "{:<44}{:>8}{:>10}{:>10}",
+        "microseconds", "bytes", "p50", "p99"
+    );
+    for length in LENGTHS {
+        let data = echo::pattern(length);
 
-    let mut card = VirtualCard::from_profile("default").expect("a profile");
-    let select = [&[0x00, 0xa4, 0x04, 0x00, 0x08][..], &echo::AID].concat();
-    assert!(card.transmit(&select).ends_with(&[0x90, 0x00]));
-    let apdu = [&[0x00, echo::INS_ECHO, 0, 0, 16][..], &data, &[0]].concat();
-    let direct = measure(|| {
-        card.transmit(&apdu);
-    });
+        let mut card = VirtualCard::from_profile("default").expect("a profile");
+        let select = [&[0x00, 0xa4, 0x04, 0x00, 0x08][..], &echo::AID].concat();
+        assert!(card.transmit(&select).ends_with(&[0x90, 0x00]));
+        let header = [0x00, echo::INS_ECHO, 0, 0];
+        let apdu = [&header[..], &[0], &length.to_be_bytes(), &data, &[0, 0]].concat();
+        let expected = [&data[..], &[0x90, 0x00]].concat();
+        let direct = measure(|| assert_eq!(card.transmit(&apdu), expected));
 
-    let (to_echo, requests) = ipc::channel::<Frame>().expect("a channel");
-    let (replies, from_echo) = ipc::channel::<Frame>().expect("a channel");
-    std::thread::spawn(move || {
-        while let Ok(frame) = requests.recv() {
-            if replies.send(frame).is_err() {
-                break;
+        let (to_echo, requests) = ipc::channel::<Frame>().expect("a channel");
+        let (replies, from_echo) = ipc::channel::<Frame>().expect("a channel");
+        std::thread::spawn(move || {
+            while let Ok(frame) = requests.recv() {
+                if replies.send(frame).is_err() {
+                    break;
+                }
             }
+        });
+        let frame = Frame::from_bytes(vec![0; usize::from(length) + 24]);
+        let one_hop = measure(|| {
+            to_echo.send(frame.clone()).expect("an open channel");
+            from_echo.recv().expect("an open channel");
+        });
+
+        let browser = Browser::start(false);
+        let mut page = browser.open_page();
+        let channel = page.open_echo();
+        let whole = measure(|| page.assert_echoes(channel, &data));
+
+        for (name, (p50, p99)) in [
+            ("the card, called directly", direct),
+            ("there and back over ipc-channel, one thread", one_hop),
+            ("page, broker, worker, card, and back", whole),
+        ] {
+            println!(
+                "{name:<44}{length:>8}{:>10.1}{:>10.1}",
+                micros(p50),
+                micros(p99)
+            );
         }
-    });
-    let frame = Frame::from_bytes(vec![0; 40]);
-    let one_hop = measure(|| {
-        to_echo.send(frame.clone()).expect("an open channel");
-        from_echo.recv().expect("an open channel");
-    });
-
-    let browser = Browser::start(false);
-    let mut page = browser.open_page();
-    let channel = page.open_echo();
-    let whole = measure(|| {
-        page.ask(command(channel, echo::INS_ECHO, 0, &data))
-            .expect("an answer");
-    });
-
-    println!("{:<44}{:>10}{:>10}", "microseconds", "p50", "p99");
-    for (name, (p50, p99)) in [
-        ("the card, called directly", direct),
-        ("there and back over ipc-channel, one thread", one_hop),
-        ("page, broker, worker, card, and back", whole),
-    ] {
-        println!("{name:<44}{:>10.1}{:>10.1}", micros(p50), micros(p99));
     }
 }
 

@@ -77,9 +77,9 @@ impl Measurement {
         }
     }
 
-    fn aim(self, aim: Aim) -> Measurement {
+    fn aim(self, aim: impl Into<Option<Aim>>) -> Measurement {
         Measurement {
-            aim: Some(aim),
+            aim: aim.into(),
             ..self
         }
     }

@@ -14,7 +14,7 @@ use pcsc::{Card, Context, Disposition, Protocols, Scope, ShareMode};
 use serde_json::{Value, json};
 use virtual_card::applets::echo;
 
-use crate::Result;
+use crate::{Aim, Result};
 
 /// How long one turn of measurements may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -31,6 +31,7 @@ pub struct Exchange {
     length: u16,
     /// Commands in one turn.
     pub count: usize,
+    pub aim: Option<Aim>,
 }
 
 /// A header and Le: a command that carries nothing.
@@ -39,7 +40,8 @@ pub const FIVE_BYTES: Exchange = Exchange {
     ins: echo::INS_PARAMETERS,
     parameters: [0x12, 0x34],
     length: 0,
-    count: 1024,
+    count: 512,
+    aim: None,
 };
 
 /// As much as fits into a command of short length, there and back.
@@ -48,7 +50,8 @@ pub const SHORT: Exchange = Exchange {
     ins: echo::INS_ECHO,
     parameters: [0, 0],
     length: 255,
-    count: 1024,
+    count: 512,
+    aim: None,
 };
 
 /// Extended length.
@@ -64,7 +67,8 @@ pub const SLOW: Exchange = Exchange {
     ins: echo::INS_DELAY,
     parameters: [0, 1],
     length: 1,
-    count: 64,
+    count: 32,
+    aim: Some(Aim::Ratio(1.02)),
 };
 
 impl Exchange {
