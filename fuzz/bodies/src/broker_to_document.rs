@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use token_traits::control::{BrokerConfig, FromBroker, WorkerKind};
 use token_traits::port::{PortMessage, PortRequest};
+use token_traits::prompt::{Overview, PromptAnswer, PromptRequest};
 use token_traits::wire::{WIRE_VERSION, WireError};
 use token_traits::{Frame, PortIdentity};
 use token_workers::protocol::{WorkerMessage, WorkerRequest};
@@ -27,6 +28,9 @@ pub fn run(bytes: &[u8]) {
     round_trip::<BrokerConfig>(&frame);
     round_trip::<PortIdentity>(&frame);
     round_trip::<FromBroker>(&frame);
+    round_trip::<PromptRequest>(&frame);
+    round_trip::<PromptAnswer>(&frame);
+    round_trip::<Overview>(&frame);
     if bytes.first() != Some(&WIRE_VERSION) {
         let frame = Frame::from_bytes(bytes.to_vec());
         assert_eq!(frame.decode::<PortMessage>(), Err(WireError::Version));

@@ -6,13 +6,17 @@
 //! `cargo run -p fuzz_bodies --example write-seeds` puts them.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use token_traits::control::{BrokerConfig, FromBroker, WorkerId, WorkerKind};
 use token_traits::port::{
     ChannelId, ChannelInfo, ChannelType, Command, ElementType, PortMessage, PortRequest, ReaderId,
     ReaderInfo, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
+};
+use token_traits::prompt::{
+    AuditEntry, GrantId, GrantInfo, GrantKind, Overview, PromptAnswer, PromptId, PromptReader,
+    PromptRequest, Question,
 };
 use token_traits::{Connection, ErrorKind, Frame, Origin, PortId, PortIdentity, TokenError};
 use token_workers::protocol::{
@@ -293,6 +297,20 @@ fn messages() -> Seeds {
     let worker_request = |body| encoded(&WorkerRequest { id: 7, body });
     let worker_reply = |result| encoded(&WorkerMessage::Reply { request: 7, result });
     let origin = |text| Origin::new(text).unwrap_or_else(|| panic!("{text} is an origin"));
+    let prompt_reader = || PromptReader {
+        name: "Reader".into(),
+        element_type: ElementType::SmartCard,
+        present: true,
+    };
+    let prompt = |question| {
+        encoded(&PromptRequest {
+            id: PromptId(1),
+            webview: 1,
+            origin: origin("https://bank.example"),
+            top_level_origin: origin("https://shop.example"),
+            question,
+        })
+    };
     vec![
         ("readers", {
             reply(Ok(ReplyBody::Readers(vec![reader.clone(); 2])))
@@ -396,6 +414,55 @@ fn messages() -> Seeds {
             encoded(&FromBroker::StartWorker {
                 worker: WorkerId(1),
                 kind: WorkerKind::PcscMonitor,
+            })
+        }),
+        ("prompt-for-a-reader", {
+            prompt(Question::ChooseReader {
+                readers: vec![prompt_reader(), prompt_reader()],
+            })
+        }),
+        ("prompt-for-an-applet", {
+            prompt(Question::UseApplet {
+                reader: "Reader".into(),
+                applet: echo::AID.to_vec(),
+            })
+        }),
+        ("prompt-for-a-pin", {
+            prompt(Question::EnterPin {
+                token: "Token".into(),
+                tries_left: Some(3),
+                min_length: 4,
+                max_length: 8,
+            })
+        }),
+        ("prompt-answer", {
+            encoded(&PromptAnswer::Reader {
+                index: 1,
+                remember: true,
+            })
+        }),
+        ("overview", {
+            encoded(&Overview {
+                readers: vec![prompt_reader()],
+                grants: vec![GrantInfo {
+                    id: Some(GrantId(1)),
+                    origin: Some(origin("https://bank.example")),
+                    top_level_origin: None,
+                    what: GrantKind::Applet {
+                        applet: Some(echo::AID.to_vec()),
+                        allowed: true,
+                    },
+                    remembered: true,
+                    created: Some(SystemTime::UNIX_EPOCH),
+                    last_used: None,
+                }],
+                audit: vec![AuditEntry {
+                    time: SystemTime::UNIX_EPOCH,
+                    origin: origin("https://bank.example"),
+                    reader: "Reader".into(),
+                    applet: Some(echo::AID.to_vec()),
+                    decision: "channel opened".into(),
+                }],
             })
         }),
         ("port-opened", encoded(&FromBroker::PortOpened(PortId(1)))),
