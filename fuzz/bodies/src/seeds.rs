@@ -22,9 +22,11 @@ use token_traits::{Connection, ErrorKind, Frame, Origin, PortId, PortIdentity, T
 use token_workers::protocol::{
     self, Connected, Protocol, ReaderStatus, WorkerError, WorkerMessage, WorkerRequest,
 };
-use virtual_card::applets::{echo, issuer};
+use virtual_card::Profile;
+use virtual_card::applets::{ara_m, conformance, echo, exclusive, issuer, origin, pin};
 
 use crate::port_to_broker::{Answer, Operation, Request};
+use crate::virtual_card::WITHOUT_ECHO;
 use crate::vpcd::{LONG_ANSWER, REMOVAL};
 
 /// The inputs of one target, each with its name.
@@ -187,40 +189,70 @@ fn exchanges() -> Seeds {
     ]
 }
 
+/// Options, which name a profile, and commands as `virtual_card` takes them.
+fn card_session(profile: &str, options: u8, commands: &[&[u8]]) -> Vec<u8> {
+    let index = Profile::NAMED.iter().position(|(name, _)| *name == profile);
+    let index = index.unwrap_or_else(|| panic!("there is no profile {profile}"));
+    let mut input = vec![options | index as u8];
+    for command in commands {
+        input.push(command.len() as u8);
+        input.extend(*command);
+    }
+    input
+}
+
+fn select(aid: &[u8]) -> Vec<u8> {
+    [&[0x00, 0xA4, 0x04, 0x00, aid.len() as u8][..], aid, &[0]].concat()
+}
+
 fn card_sessions() -> Seeds {
-    const T0: u8 = 0;
-    const T1: u8 = 1;
-    const WITHOUT_ECHO: u8 = 2;
-    let session = |options: u8, commands: &[&[u8]]| {
-        let mut input = vec![options];
-        for command in commands {
-            input.push(command.len() as u8);
-            input.extend(*command);
-        }
-        input
-    };
+    let t0 = |commands: &[&[u8]]| card_session("t0", 0, commands);
+    let t1 = |commands: &[&[u8]]| card_session("default", 0, commands);
     let echo = [0x00, echo::INS_ECHO, 0, 0, 3, 1, 2, 3, 0];
     let pattern = [0x00, echo::INS_PATTERN, 0x01, 0x40, 0];
     let status = [0x80, echo::INS_STATUS, 0x63, 0x10, 1, 9, 0];
     let open = [0x00, 0x70, 0x00, 0x00, 0x01];
-    let select = select_echo();
-    let on_channel_1 = [&[0x01][..], &select[1..]].concat();
+    let on_channel_1 = [&[0x01][..], &select_echo()[1..]].concat();
     let count = [0x01, echo::INS_COUNT, 0, 0, 4];
     let next = [&[0x00, 0xA4, 0x04, 0x02, 0x07][..], &echo::AID[..7], &[0]].concat();
     let get = [0x80, 0xCA, 0x9F, 0x7F, 0];
     let close = [0x01, 0x70, 0x80, 0x01];
     let extended = [0x00, echo::INS_ECHO, 0, 0, 0, 0, 2, 1, 2, 0, 0];
     let envelope = [&[0x00, 0xC2, 0, 0, 11][..], &extended].concat();
+    let chained = [0x10, echo::INS_ECHO, 0, 0, 2, 1, 2];
+    let verify = [&[0x00, pin::INS_VERIFY, 0x00, 0x80, 4][..], &pin::PIN].concat();
+    let secret = [0x00, pin::INS_SECRET, 0, 0, 0];
+    let present = b"\x00\x40\x00\x00\x14https://bank.example";
+    let slots = [0x00, origin::INS_MY_SLOTS, 0, 0, 0];
+    let warning = [0x00, 0xF3, 0x01, 0x08, 0];
+    let segmented = [0x00, 0xC4, 0x08, 0x00, 1, 1, 0];
+    let rules = [0x80, 0xCA, 0xFF, 0x40, 0];
     vec![
-        ("t0-echo", session(T0, &[&echo, &status])),
-        ("t0-parts", session(T0, &[&pattern, &[0, 0xC0, 0, 0, 0]])),
-        ("t0-envelope", session(T0, &[&envelope])),
-        ("t1-echo", session(T1, &[&echo, &extended, &status])),
-        ("t1-channels", {
-            session(T1, &[&open, &on_channel_1, &count, &close])
+        ("t0-echo", t0(&[&echo, &status])),
+        ("t0-parts", t0(&[&pattern, &[0, 0xC0, 0, 0, 0]])),
+        ("t0-envelope", t0(&[&envelope])),
+        ("t0-conformance", {
+            t0(&[&select(&conformance::AID), &warning, &segmented])
         }),
-        ("t1-next-occurrence", session(T1, &[&next, &next, &next])),
-        ("t1-issuer", session(T1 | WITHOUT_ECHO, &[&get])),
+        ("t0-long-answer", {
+            t0(&[&select(&conformance::LONG_RESPONSE_AID)])
+        }),
+        ("echo", t1(&[&echo, &extended, &status])),
+        ("chain", t1(&[&chained, &echo])),
+        ("channels", t1(&[&open, &on_channel_1, &count, &close])),
+        ("next-occurrence", t1(&[&next, &next, &next])),
+        ("exclusive", {
+            t1(&[&select(&exclusive::AID), &open, &on_channel_1])
+        }),
+        ("pin", t1(&[&select(&pin::AID), &verify, &secret])),
+        ("origin", t1(&[&select(&origin::AID), present, &slots])),
+        ("issuer", card_session("default", WITHOUT_ECHO, &[&get])),
+        ("access-rules", {
+            card_session("ara-m", 0, &[&select(&ara_m::AID), &rules])
+        }),
+        ("basic-channel-only", {
+            card_session("basic-channel-only", 0, &[&open, &echo])
+        }),
     ]
 }
 

@@ -5,25 +5,26 @@
 //! The card in software.
 
 use secure_element::apdu::CommandApdu;
-use secure_element::exchange::{ExchangeError, Kind, Protocol, run as exchange};
+use secure_element::exchange::{ExchangeError, Kind, run as exchange};
 use virtual_card::applets::echo::{self, INS_DELAY, INS_FAULT};
-use virtual_card::{Card, VirtualCard};
+use virtual_card::{Card, Profile, VirtualCard};
+
+/// Leaves the application selected that a reset selects.
+pub const WITHOUT_ECHO: u8 = 0x80;
 
 /// The virtual card answers any sequence of commands, and with a response where the exchange of the broker's side sends
 /// them.
 ///
-/// Input: options (1 byte: bit 1 T=1, bit 2 without the echo applet), then commands, each with its length in front
-/// (1 byte).
+/// Input: options (1 byte: the profile in the low half; bit 8 without the echo applet), then commands, each with its
+/// length in front (1 byte).
 pub fn run(bytes: &[u8]) {
     let Some((&options, mut rest)) = bytes.split_first() else {
         return;
     };
-    let (name, protocol) = match options & 1 {
-        0 => ("t0", Protocol::T0),
-        _ => ("default", Protocol::T1),
-    };
+    let index = usize::from(options & 0x0F) % Profile::NAMED.len();
+    let (name, Profile { protocol, .. }) = Profile::NAMED[index];
     let mut card = VirtualCard::from_profile(name).unwrap_or_else(|error| panic!("{error}"));
-    if options & 2 == 0 {
+    if options & WITHOUT_ECHO == 0 {
         let select = [&[0x00, 0xA4, 0x04, 0x0C, 0x08][..], &echo::AID].concat();
         card.transmit(&select);
     }
