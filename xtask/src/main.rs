@@ -106,7 +106,7 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Benchmark {
-    /// A page's transmit() against SCardTransmit of the same command, over pcscd.
+    /// What a page's commands to a card cost, against SCardTransmit over pcscd; start and memory of the token processes.
     Apdu,
     /// A page without tokens, against the same browser around the published engine, which is built for it.
     PageLoad,

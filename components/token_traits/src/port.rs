@@ -109,6 +109,7 @@ pub enum Command {
         /// CLA, INS, P1, P2.
         header: [u8; 4],
         /// The data field, at most 65,535 bytes; `None` and empty mean that there is none.
+        #[serde(with = "serde_bytes")]
         data: Option<Vec<u8>>,
         /// The length of the expected response data: `None` for no Le field, 0 for "as much as there is" (256, or
         /// 65,536 where the encoding is extended).

@@ -14,9 +14,10 @@ use token_traits::port::{self, ChannelId, ChannelInfo, Command, RequestBody};
 
 use crate::conversions::Convert;
 use crate::dom::bindings::codegen::Bindings::SecureElementBinding::{ChannelMethods, ChannelType};
+use crate::dom::bindings::error::Error;
 use crate::dom::bindings::root::{Dom, DomRoot, MutNullableDom};
 use crate::dom::globalscope::GlobalScope;
-use crate::dom::promise::RootedPromise;
+use crate::dom::promise::{Promise, RootedPromise};
 use crate::dom::secureelement::secommand::SECommand;
 use crate::dom::secureelement::seresponse::SEResponse;
 use crate::dom::secureelement::session::Session;
@@ -128,11 +129,16 @@ impl ChannelMethods<crate::DomTypeHolder> for Channel {
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-Channel-transmit>
     fn Transmit(&self, realm: &mut CurrentRealm, command: &SECommand) -> RootedPromise {
-        self.transmit(
-            realm,
-            command.to_command(),
-            Answer::Response(Dom::from_ref(self)),
-        )
+        match command.to_command() {
+            Some(command) => {
+                self.transmit(realm, command, Answer::Response(Dom::from_ref(self)))
+            },
+            None => {
+                let promise = Promise::new_in_realm(realm);
+                promise.reject_error(realm, Error::Type(c"The data's buffer is detached.".into()));
+                promise
+            },
+        }
     }
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-Channel-transmitRaw>
@@ -141,6 +147,7 @@ impl ChannelMethods<crate::DomTypeHolder> for Channel {
         realm: &mut CurrentRealm,
         command: CustomAutoRooterGuard<Uint8Array>,
     ) -> RootedPromise {
+        // An array that has lost its bytes is an empty one, and no command.
         self.transmit(realm, Command::Raw(command.to_vec().unwrap_or_default()), Answer::Raw)
     }
 

@@ -34,15 +34,14 @@ pub(crate) struct SECommand {
 }
 
 impl SECommand {
-    /// The fields as they are now. The broker checks and encodes them.
-    pub(crate) fn to_command(&self) -> Command {
-        let data = self
-            .data
-            .borrow()
-            .as_ref()
-            .and_then(|data| data.get_typed_array().ok())
-            .and_then(|data| data.to_vec());
-        Command::Fields {
+    /// The fields as they are now. The broker checks and encodes them. `None` if the data's buffer is detached: a command
+    /// that has lost its data must not be sent without.
+    pub(crate) fn to_command(&self) -> Option<Command> {
+        let data = match &*self.data.borrow() {
+            Some(data) => Some(data.get_typed_array().ok()?.to_vec()?),
+            None => None,
+        };
+        Some(Command::Fields {
             header: [
                 self.cla.get(),
                 self.ins.get(),
@@ -52,7 +51,7 @@ impl SECommand {
             data,
             le: self.le.get(),
             extended: self.extended.get(),
-        }
+        })
     }
 }
 

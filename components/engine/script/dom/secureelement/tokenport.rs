@@ -161,19 +161,14 @@ impl TokenPortClient {
     ) {
         // A document that has gone has nothing open, and gets no port.
         if !is_fully_active(manager) {
-            reject(cx, &manager.global(), promise, document_gone());
-            return;
+            return settle_closed(cx, manager, promise, answer, document_gone());
         }
         // The broker's ids mean something within one port only: what belongs to an older one is closed.
         // So does everything once the manager has been shut down.
         if generation.is_some_and(|generation| generation != self.generation.get()) ||
             (generation.is_some() && manager.is_shut_down())
         {
-            match answer {
-                Answer::Done => promise.resolve_native(cx, &()),
-                _ => reject(cx, &manager.global(), promise, closed()),
-            }
-            return;
+            return settle_closed(cx, manager, promise, answer, closed());
         }
         self.enqueue(manager, Some(promise.to_traced()), body, answer);
         self.send_waiting(cx, manager);
@@ -577,6 +572,20 @@ impl PortGuard {
 impl Drop for PortGuard {
     fn drop(&mut self) {
         self.close_with(connection_lost());
+    }
+}
+
+/// What is closed can be closed once more, and nothing else.
+fn settle_closed(
+    cx: &mut JSContext,
+    manager: &SecureElementManager,
+    promise: &Promise,
+    answer: Answer,
+    error: TokenError,
+) {
+    match answer {
+        Answer::Done => promise.resolve_native(cx, &()),
+        _ => reject(cx, &manager.global(), promise, error),
     }
 }
 
