@@ -19,9 +19,12 @@ use crate::protocol::{MAX_READER_NAME_LENGTH, MAX_READERS, ReaderStatus, WorkerM
 /// How long to wait before looking again for a PC/SC service that is not running.
 const SERVICE_RETRY: Duration = Duration::from_secs(1);
 
-/// pcsclite compares the number of readers with what it was when the wait began, so a reader that comes between the
-/// listing and the wait goes unnoticed. This bounds for how long.
+/// pcsclite compares the number of readers with what it was when the wait began, so a reader that comes or goes between
+/// the listing and the wait goes unnoticed. This bounds for how long.
 const LIST_AGAIN: Duration = Duration::from_secs(30);
+
+/// The same after a change: readers come and go in groups, like the slots of one device.
+const LIST_SOON: Duration = Duration::from_millis(100);
 
 /// Runs the monitor until the channel closes or the service ends. The broker starts another one then.
 pub fn run(channels: Channels<Frame, Frame>) -> ExitCode {
@@ -82,6 +85,7 @@ fn wait_for_service(requests: &IpcReceiver<Frame>, replies: &IpcSender<Frame>) -
 fn watch(context: &Context, replies: &IpcSender<Frame>) -> Result<(), Error> {
     let mut states = vec![ReaderState::new(PNP_NOTIFICATION(), State::UNAWARE)];
     let mut reported = None;
+    let mut limit = LIST_SOON;
     loop {
         let names = match context.list_readers_owned() {
             // A reader came while they were counted.
@@ -102,7 +106,7 @@ fn watch(context: &Context, replies: &IpcSender<Frame>) -> Result<(), Error> {
         }
         // A reader that was just added is reported at once, because its state is not known yet.
         if states.len() > 1 || reported.is_some() {
-            match context.get_status_change(Some(LIST_AGAIN), &mut states) {
+            match context.get_status_change(Some(limit), &mut states) {
                 Ok(()) | Err(Error::Timeout | Error::UnknownReader) => {}
                 Err(error) => return Err(error),
             }
@@ -111,7 +115,9 @@ fn watch(context: &Context, replies: &IpcSender<Frame>) -> Result<(), Error> {
             state.sync_current_state();
         }
         let now: Vec<ReaderStatus> = states.iter().filter_map(status).collect();
+        limit = LIST_AGAIN;
         if reported.as_ref() != Some(&now) {
+            limit = LIST_SOON;
             if send(replies, &WorkerMessage::Readers(now.clone())).is_err() {
                 return Ok(());
             }
