@@ -26,6 +26,9 @@
     return path;
   }
 
+  // Nobody looks at the page, and showing every assertion takes longer than some tests do.
+  setup({output: false});
+
   window.__wptrunner = {
     take() {
       return messages.splice(0);
