@@ -34,12 +34,19 @@ const LOCK_WAIT: Duration = Duration::from_secs(25);
 /// How often it looks.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long transactions may follow each other before another program gets its turn.
+const TURN: Duration = Duration::from_secs(1);
+
+/// Another program that waits for the end of a transaction looks every 100 ms.
+const PAUSE: Duration = Duration::from_millis(110);
+
 /// A PC/SC reader.
 pub struct PcscReader {
     context: Context,
     name: CString,
     connection: Option<Connection>,
     buffer: Vec<u8>,
+    turn: Turn,
 }
 
 impl PcscReader {
@@ -50,6 +57,7 @@ impl PcscReader {
             context: Context::establish(Scope::User).map_err(worker_error)?,
             connection: None,
             buffer: vec![0; pcsc::MAX_BUFFER_SIZE_EXTENDED],
+            turn: Turn::default(),
         })
     }
 }
@@ -92,10 +100,14 @@ impl Device for PcscReader {
         match connection.protocol {
             // GET RESPONSE must follow its command at once, and other programs share the card.
             Protocol::T0 => {
+                self.turn.begin()?;
                 // To begin a transaction is the one thing for which the library waits in any case.
                 card.status2_owned().map_err(worker_error)?;
                 let transaction = card.transaction().map_err(worker_error)?;
-                Ok(commands(&mut |bytes| transmit(&transaction, bytes, buffer)))
+                let result = commands(&mut |bytes| transmit(&transaction, bytes, buffer));
+                drop(transaction);
+                self.turn.end();
+                Ok(result)
             }
             // One command is one exchange.
             Protocol::T1 => Ok(commands(&mut |bytes| transmit(card, bytes, buffer))),
@@ -121,6 +133,33 @@ fn transmit(card: &Card, bytes: &[u8], buffer: &mut [u8]) -> Result<Vec<u8>, Wor
         return Err(WorkerError::Communication);
     }
     Ok(response.to_vec())
+}
+
+/// Since when transactions have followed each other without a pause, and when the last one ended.
+#[derive(Default)]
+struct Turn(Option<(Instant, Instant)>);
+
+impl Turn {
+    /// Before a transaction: refuses it where others have had no chance for too long.
+    fn begin(&mut self) -> Result<(), WorkerError> {
+        let now = Instant::now();
+        match self.0 {
+            Some((since, end)) if now < end + PAUSE => {
+                if now >= since + TURN {
+                    return Err(WorkerError::Busy);
+                }
+            }
+            _ => self.0 = None,
+        }
+        Ok(())
+    }
+
+    /// After a transaction.
+    fn end(&mut self) {
+        let now = Instant::now();
+        let since = self.0.map_or(now, |(since, _)| since);
+        self.0 = Some((since, now));
+    }
 }
 
 /// A connected card, left as it is when this is dropped.
@@ -227,5 +266,30 @@ fn worker_error(error: Error) -> WorkerError {
             WorkerError::NoService
         }
         _ => WorkerError::Communication,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_that_follow_each_other_leave_others_a_turn() {
+        let mut turn = Turn::default();
+        assert_eq!(turn.begin(), Ok(()));
+        turn.end();
+        assert_eq!(turn.begin(), Ok(()), "the turn has just begun");
+        let Some((since, end)) = turn.0 else {
+            panic!("the turn is forgotten");
+        };
+        // It has lasted too long.
+        turn.0 = Some((since - TURN, end));
+        assert_eq!(turn.begin(), Err(WorkerError::Busy));
+        assert_eq!(turn.begin(), Err(WorkerError::Busy));
+        // The others have had their turn.
+        turn.0 = Some((since - TURN, end - PAUSE));
+        assert_eq!(turn.begin(), Ok(()));
+        turn.end();
+        assert_eq!(turn.begin(), Ok(()));
     }
 }
