@@ -8,6 +8,7 @@ mod pcsc_common;
 
 use pcsc_common::*;
 use serde_json::json;
+use virtual_card::applets::echo;
 use virtual_card::test_support::{Pcscd, PluggedReader};
 
 const FIRST: &str = "Virtual PCD 00 00";
@@ -136,7 +137,8 @@ fn a_card_that_is_swapped_quickly_is_another_card() {
 #[test]
 fn a_card_that_is_pulled_out_in_the_middle_of_a_command_rejects_what_waits() {
     let pcscd = Pcscd::start().unwrap();
-    let inserted = pcscd.insert(0, card("default")).unwrap();
+    let (slow, commands) = observed("default");
+    let inserted = pcscd.insert(0, slow).unwrap();
     let browser = start();
     wait_for_cards(&browser, 1);
     evaluate(
@@ -152,9 +154,7 @@ fn a_card_that_is_pulled_out_in_the_middle_of_a_command_rejects_what_waits() {
             begin("closing", channels[1].close());
         })()"#,
     );
-    // The command has reached the card when nothing else gets through.
-    let busy = || pcscd_is_busy(&pcscd);
-    assert!(e2e::process::wait_for(NOTICE, || busy().then_some(())).is_some());
+    commands.wait_for(echo::INS_DELAY);
     drop(inserted);
     assert_eq!(outcome(&browser, "running").0, "SEIoException");
     for name in ["waiting", "opening"] {
@@ -175,15 +175,6 @@ fn a_card_that_is_pulled_out_in_the_middle_of_a_command_rejects_what_waits() {
     let _inserted = pcscd.insert(0, card("default")).unwrap();
     wait_for_cards(&browser, 1);
     assert_eq!(evaluate(&browser, "works(card)"), true);
-}
-
-/// Whether another program that wants to use the first card has to wait.
-fn pcscd_is_busy(pcscd: &Pcscd) -> bool {
-    let mut tool = pcscd.start_opensc_tool(0, &["--atr"]).unwrap();
-    e2e::process::wait_for(std::time::Duration::from_millis(300), || {
-        (!tool.is_running().unwrap()).then_some(())
-    })
-    .is_none()
 }
 
 #[test]
@@ -212,7 +203,8 @@ fn a_reader_that_is_plugged_in_and_pulled_out_leaves_the_others_alone() {
 
     let mut plugged = pcscd.plug_in().unwrap();
     wait_until(&browser, "names()", &with);
-    let _card = plugged.insert(1, card("default")).unwrap();
+    let (slow, commands) = observed("default");
+    let _card = plugged.insert(1, slow).unwrap();
     for round in 0..2 {
         assert_eq!(events(&browser, 1), [event("sepresent", &slot, true)]);
         forget_events(&browser);
@@ -228,6 +220,7 @@ fn a_reader_that_is_plugged_in_and_pulled_out_leaves_the_others_alone() {
         );
         // In its time, the other reader answers.
         assert_eq!(evaluate(&browser, "echo(other, '0102')"), "01029000");
+        commands.wait_for(echo::INS_DELAY);
         drop(plugged);
         let (error, took) = outcome(&browser, "running");
         assert_eq!(error, "SEIoException", "round {round}");

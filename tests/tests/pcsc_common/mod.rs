@@ -6,13 +6,14 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use e2e::browser::Browser;
 use e2e::process::wait_for;
 use e2e::shell::{Options, PCSC};
 use serde_json::{Value, json};
-use virtual_card::VirtualCard;
+use virtual_card::{Card, VirtualCard};
 
 /// How long PC/SC may take to notice a card, a reader, or the end of its service.
 pub const NOTICE: Duration = Duration::from_secs(10);
@@ -151,4 +152,61 @@ pub fn events(browser: &Browser, count: usize) -> Vec<(String, String, bool)> {
 #[track_caller]
 pub fn forget_events(browser: &Browser) {
     evaluate(browser, "void (events.length = 0)");
+}
+
+/// A card that tells which commands reach it.
+pub struct Observed {
+    card: VirtualCard,
+    instructions: Sender<u8>,
+}
+
+/// What has reached a card.
+pub struct Commands(Receiver<u8>);
+
+pub fn observed(profile: &str) -> (Observed, Commands) {
+    let (instructions, received) = channel();
+    let card = card(profile);
+    (Observed { card, instructions }, Commands(received))
+}
+
+impl Commands {
+    /// Waits for a command with this instruction byte, from now on, and forgets those before it.
+    #[track_caller]
+    pub fn wait_for(&self, instruction: u8) {
+        let deadline = Instant::now() + NOTICE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.0.recv_timeout(left) {
+                Ok(received) if received == instruction => return,
+                Ok(_) => {}
+                Err(error) => panic!("no command {instruction:02X}: {error}"),
+            }
+        }
+    }
+}
+
+impl Card for Observed {
+    fn atr(&self) -> &[u8] {
+        self.card.atr()
+    }
+
+    fn reset(&mut self) {
+        self.card.reset();
+    }
+
+    fn transmit(&mut self, command: &[u8]) -> Vec<u8> {
+        if let Some(instruction) = command.get(1) {
+            // Nobody may want to know any more.
+            let _ = self.instructions.send(*instruction);
+        }
+        self.card.transmit(command)
+    }
+
+    fn is_present(&self) -> bool {
+        self.card.is_present()
+    }
+
+    fn returns_after(&self) -> Option<Duration> {
+        self.card.returns_after()
+    }
 }
