@@ -58,8 +58,8 @@ const SUPPLEMENTARY_CHANNELS = 19;
 
 const CHANNEL_OPENERS = ["openBasicChannel", "openSupplementaryChannel"];
 
-// How long a test waits for what should come at once, in milliseconds. It is not a measure of quickness: the machine may
-// be busy.
+// How long a test waits for what should come at once, in milliseconds. It is not a measure of quickness: the machine
+// may be busy.
 const SOON = 5000;
 // How long a test waits for what should not come, in milliseconds.
 const FOR_SURE = 500;
@@ -232,8 +232,8 @@ async function add_frame(t) {
   return frame.contentWindow;
 }
 
-// Adds a frame of another origin, or of this one (""), for the time of a test. `ask(action)` does one of the actions of remote.html in it: it gives
-// what the action gave, or throws an object with the error's name.
+// Adds a frame of another origin, or of this one (""), for the time of a test. `ask(action)` does one of the actions of
+// remote.html in it: it gives what the action gave, or throws an object with the error's name.
 async function add_remote_frame(t, origin, set_up = () => {}) {
   const frame = document.createElement("iframe");
   t.add_cleanup(() => frame.remove());
@@ -287,8 +287,8 @@ function a_while(t) {
   return new Promise(resolve => t.step_timeout(resolve, FOR_SURE));
 }
 
-// Takes the element out of its reader in the middle of a command on a channel of the echo applet. It comes back by itself
-// a little later.
+// Takes the element out of its reader in the middle of a command on a channel of the echo applet. It comes back by
+// itself a little later.
 function remove_element(channel) {
   return promise_rejects_secure_element(
     "SEIoException", channel.transmit(new SECommand(0x00, INS_FAULT, FAULT_REMOVAL, 0x00)), "removal");
