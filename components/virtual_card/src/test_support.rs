@@ -20,6 +20,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -466,16 +467,20 @@ fn reader_configuration(port: u16) -> String {
     text
 }
 
-/// The driver has two slots, on ports that follow each other.
+/// The driver has two slots, on ports that follow each other. They come from below those that the
+/// kernel gives to connections: a test that makes many leaves no two free neighbours there.
 fn two_free_ports() -> io::Result<u16> {
-    const ATTEMPTS: usize = 100;
-    for _ in 0..ATTEMPTS {
-        let first = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        let port = first.local_addr()?.port();
-        let second = port.checked_add(1);
-        if let Some(second) = second
-            && TcpListener::bind((Ipv4Addr::UNSPECIFIED, second)).is_ok()
-        {
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    // Test processes that start together begin at different places, and never at the same one again.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let is_free = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+    let pairs = (PORTS.end - PORTS.start) / 2;
+    // A prime keeps processes apart whose numbers follow each other.
+    let begin = (process::id().wrapping_mul(37) % u32::from(pairs)) as u16;
+    for _ in 0..pairs {
+        let pair = (begin + NEXT.fetch_add(1, Ordering::Relaxed) % pairs) % pairs;
+        let port = PORTS.start + 2 * pair;
+        if is_free(port) && is_free(port + 1) {
             return Ok(port);
         }
     }

@@ -31,6 +31,10 @@ const ATR: [u8; 18] = [
     0x3B, 0x8E, 0x01, 0x80, 0x73, 0xC0, 0x01, 0xC0, 0x58, b'N', b'i', b't', b'r', b'o', b'k', b'e',
     b'y', 0x1C,
 ];
+/// The same for T=0, without extended lengths.
+const T0_ATR: [u8; 16] = [
+    0x3B, 0x0E, 0x80, 0x73, 0xC0, 0x01, 0x80, 0x58, b'N', b'i', b't', b'r', b'o', b'k', b'e', b'y',
+];
 
 /// The longest command, chained ones put together.
 const MAX_COMMAND: usize = 7609;
@@ -46,6 +50,7 @@ const INS_GET_RESPONSE: u8 = 0xC0;
 
 /// A PIV card. What it keeps in its file system outlives a reset; its default PIN is 123456.
 pub struct PivCard {
+    atr: &'static [u8],
     storage: TempDir,
     powered: Option<Powered>,
 }
@@ -61,7 +66,18 @@ struct Powered {
 impl PivCard {
     /// A new card, not powered yet.
     pub fn new() -> io::Result<Self> {
+        Self::with_atr(&ATR)
+    }
+
+    /// A new card that speaks T=0, not powered yet. The application needs no other glue for that:
+    /// without Le, it keeps its whole answer for GET RESPONSE. It takes no ENVELOPE.
+    pub fn over_t0() -> io::Result<Self> {
+        Self::with_atr(&T0_ATR)
+    }
+
+    fn with_atr(atr: &'static [u8]) -> io::Result<Self> {
         Ok(Self {
+            atr,
             storage: TempDir::new()?,
             powered: None,
         })
@@ -81,7 +97,7 @@ impl PivCard {
 
 impl Card for PivCard {
     fn atr(&self) -> &[u8] {
-        &ATR
+        self.atr
     }
 
     fn reset(&mut self) {

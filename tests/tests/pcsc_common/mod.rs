@@ -7,16 +7,18 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use e2e::browser::Browser;
-use e2e::process::wait_for;
 use e2e::shell::{Options, PCSC};
 use serde_json::{Value, json};
 use virtual_card::{Card, VirtualCard};
 
 /// How long PC/SC may take to notice a card, a reader, or the end of its service.
 pub const NOTICE: Duration = Duration::from_secs(10);
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What the pages' scripts share.
 const HELPERS: &str = r#"
@@ -97,11 +99,24 @@ pub fn evaluate(browser: &Browser, expression: &str) -> Value {
     }
 }
 
+/// Waits until `condition` gives something, at most [`NOTICE`]. Each look is a connection of its
+/// own to the browser, so it does not look too often.
+fn wait_for<T>(mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + NOTICE;
+    loop {
+        let found = condition();
+        if found.is_some() || Instant::now() > deadline {
+            return found;
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
+}
+
 /// Evaluates an expression until it has this value.
 #[track_caller]
 pub fn wait_until(browser: &Browser, expression: &str, expected: &Value) {
     let mut last = Ok(Value::Null);
-    let seen = wait_for(NOTICE, || {
+    let seen = wait_for(|| {
         last = browser.evaluate(expression).unwrap();
         (last.as_ref() == Ok(expected)).then_some(())
     });
@@ -120,7 +135,7 @@ pub fn wait_for_cards(browser: &Browser, count: u64) {
 /// many milliseconds.
 #[track_caller]
 pub fn outcome(browser: &Browser, name: &str) -> (String, f64) {
-    let found = wait_for(NOTICE, || {
+    let found = wait_for(|| {
         let value = evaluate(browser, &format!("outcomes.{name}"));
         Some((value[0].as_str()?.to_owned(), value[1].as_f64()?))
     });
@@ -131,7 +146,7 @@ pub fn outcome(browser: &Browser, name: &str) -> (String, f64) {
 #[track_caller]
 pub fn events(browser: &Browser, count: usize) -> Vec<(String, String, bool)> {
     let mut list = Vec::new();
-    wait_for(NOTICE, || {
+    wait_for(|| {
         let value = evaluate(browser, "events");
         list = value.as_array()?.clone();
         (list.len() >= count).then_some(())
