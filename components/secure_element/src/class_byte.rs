@@ -170,6 +170,12 @@ pub const fn interindustry(channel: ChannelNumber) -> u8 {
     }
 }
 
+/// GlobalPlatform's class byte for `channel` (80 to 83, C0 to CF), without chaining and secure
+/// messaging.
+pub const fn globalplatform(channel: ChannelNumber) -> u8 {
+    PROPRIETARY | interindustry(channel)
+}
+
 /// Whether the class byte says that another command of the chain follows. In proprietary classes
 /// this reads the same bit, as GlobalPlatform uses it.
 pub const fn is_chained(class: u8) -> bool {
@@ -351,6 +357,14 @@ mod tests {
         assert_eq!(interindustry(channel(3)), 0x03);
         assert_eq!(interindustry(channel(4)), 0x40);
         assert_eq!(interindustry(channel(19)), 0x4F);
+    }
+
+    #[test]
+    fn globalplatform_classes() {
+        for number in 0..=ChannelNumber::MAX {
+            let channel = channel(number);
+            assert_eq!(Ok(globalplatform(channel)), with_channel(0x80, channel));
+        }
     }
 
     #[test]

@@ -13,10 +13,12 @@
 //! - [`channel`]: opening and closing logical channels, selecting applications;
 //! - [`exchange`]: one command over T=0 or T=1, GET RESPONSE and re-issue included;
 //! - [`tlv`] and [`fci`]: BER-TLV and the answer to SELECT;
-//! - [`atr`]: the answer to reset.
+//! - [`atr`]: the answer to reset;
+//! - [`access`]: access rules: reading them from a card, and deciding by them.
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod apdu;
 pub mod atr;
 pub mod channel;

@@ -4,7 +4,7 @@
 
 //! BER-TLV data objects (ISO/IEC 7816-4 section 6.3, ISO/IEC 8825-1), read without copying.
 //!
-//! Tags have one to three bytes, lengths are definite and have one to four. A length may be
+//! Tags have one to three bytes, lengths are definite and have one to five. A length may be
 //! written longer than needed: cards do that. Nothing is skipped: whatever is not a data object
 //! ends the reading with an error, so that nobody resynchronises in the middle of data.
 
@@ -25,7 +25,7 @@ pub enum TlvError {
     /// A tag of more than three bytes, or one whose number begins with a zero byte.
     #[error("the tag is not one of ISO/IEC 7816-4")]
     InvalidTag,
-    /// An indefinite length, or one of more than three bytes behind the first.
+    /// An indefinite length, or one of more than four bytes behind the first.
     #[error("the length is not one of ISO/IEC 7816-4")]
     InvalidLength,
     /// Data objects nested deeper than [`MAX_DEPTH`].
@@ -72,6 +72,17 @@ impl<'a> Tlv<'a> {
     }
 }
 
+/// The beginning of a data object.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Announced {
+    /// The tag.
+    pub tag: Tag,
+    /// How many bytes tag and length take.
+    pub header: usize,
+    /// How many bytes the value takes.
+    pub length: usize,
+}
+
 /// Reads data objects that follow each other. After an error it yields nothing more.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
@@ -96,6 +107,18 @@ impl<'a> Reader<'a> {
         } else {
             Err(TlvError::InvalidLength)
         }
+    }
+
+    /// What the next data object announces. Its value need not be there.
+    pub fn announced(&self) -> Result<Announced, TlvError> {
+        let mut ahead = self.clone();
+        let (_, tag) = ahead.read_tag()?;
+        let length = ahead.read_length()?;
+        Ok(Announced {
+            tag,
+            header: self.rest.len() - ahead.rest.len(),
+            length,
+        })
     }
 
     /// The bytes not read yet.
@@ -151,14 +174,14 @@ impl<'a> Reader<'a> {
         let first = self.read_byte()?;
         let count = match first {
             0..=0x7F => return Ok(usize::from(first)),
-            0x81..=0x83 => first & 0x7F,
+            0x81..=0x84 => first & 0x7F,
             _ => return Err(TlvError::InvalidLength),
         };
-        let mut length = 0;
+        let mut length = 0_u32;
         for _ in 0..count {
-            length = length << 8 | usize::from(self.read_byte()?);
+            length = length << 8 | u32::from(self.read_byte()?);
         }
-        Ok(length)
+        usize::try_from(length).map_err(|_| TlvError::Truncated)
     }
 }
 
@@ -227,6 +250,7 @@ mod tests {
         // Longer than needed, which cards produce.
         assert_eq!(read(&[0x53, 0x82, 0, 1, 9]), [Ok((0x53, vec![9]))]);
         assert_eq!(read(&[0x53, 0x83, 0, 0, 1, 9]), [Ok((0x53, vec![9]))]);
+        assert_eq!(read(&[0x53, 0x84, 0, 0, 0, 1, 9]), [Ok((0x53, vec![9]))]);
     }
 
     #[test]
@@ -240,7 +264,12 @@ mod tests {
             (&[0x9F, 0x80, 0x01, 0], TlvError::InvalidTag),
             (&[0x9F, 0x81, 0x82, 0x01, 0], TlvError::InvalidTag),
             (&[0x84, 0x80, 0, 0], TlvError::InvalidLength),
-            (&[0x84, 0x84, 0, 0, 0, 1, 1], TlvError::InvalidLength),
+            (&[0x84, 0x85, 0, 0, 0, 0, 1, 1], TlvError::InvalidLength),
+            (
+                &[0x84, 0x84, 0xFF, 0xFF, 0xFF, 0xFF, 1],
+                TlvError::Truncated,
+            ),
+            (&[0x84, 0x84, 0, 0, 0], TlvError::Truncated),
             (&[0x84, 0xFF], TlvError::InvalidLength),
         ] {
             assert_eq!(read(bytes), [Err(error)], "{bytes:02X?}");
@@ -249,6 +278,30 @@ mod tests {
             read(&[0x84, 0, 0, 0x84, 0]),
             [Ok((0x84, vec![])), Err(TlvError::ZeroTag)]
         );
+    }
+
+    #[test]
+    fn a_beginning_announces_the_rest() {
+        let announced = |tag, header, length| {
+            Ok(Announced {
+                tag: Tag(tag),
+                header,
+                length,
+            })
+        };
+        for (bytes, expected) in [
+            (
+                &[0xFF, 0x40, 0x82, 0x06, 0xA8, 0xE2][..],
+                announced(0xFF40, 5, 0x06A8),
+            ),
+            (&[0x84, 0], announced(0x84, 2, 0)),
+            (&[0xFF, 0x40, 0x82, 0x06], Err(TlvError::Truncated)),
+            (&[], Err(TlvError::Truncated)),
+        ] {
+            let reader = Reader::new(bytes);
+            assert_eq!(reader.announced(), expected);
+            assert_eq!(reader.rest(), bytes);
+        }
     }
 
     #[test]
