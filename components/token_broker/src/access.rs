@@ -4,6 +4,8 @@
 
 //! Who may see and open what.
 
+pub mod device_rules;
+
 use std::collections::HashSet;
 
 use token_traits::control::Feature;
