@@ -52,8 +52,7 @@ fn many_applications(count: usize) -> Vec<Rule> {
         .collect()
 }
 
-/// Rules for one application, each for another origin with another filter; the last rule is about
-/// the first origin again.
+/// Rules for one application and one origin, each with another filter.
 fn one_application(count: usize) -> Vec<Rule> {
     (0..count)
         .map(|number| {
