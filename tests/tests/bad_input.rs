@@ -205,7 +205,8 @@ fn frames_that_come_and_go_leave_nothing_behind() {
         &browser,
         r#"(async () => {
             const counts = {};
-            const names = [];
+            const gone = [];
+            const left = [];
             for (let count = 0; count < 40; count++) {
                 const frame = document.createElement("iframe");
                 frame.src = "/frame";
@@ -221,21 +222,27 @@ fn frames_that_come_and_go_leave_nothing_behind() {
                 counts[name] = (counts[name] || 0) + 1;
                 // One goes, one navigates, in the middle of a command.
                 const under_way = channel.transmit(command("00180005"));
-                if (count % 2)
-                    frame.src = "/frame?another";
-                else
+                const goes = count % 2 === 0;
+                if (goes)
                     frame.remove();
-                await under_way.catch(error => { names.push(error.name); });
-                await channel.transmit(command("00100000")).catch(error => { names.push(error.name); });
+                else
+                    frame.src = "/frame?another";
+                // Every call ends.
+                for (const call of [under_way, channel.transmit(command("00100000"))])
+                    await call.catch(error => { (goes ? gone : left).push(error.name); });
                 frame.remove();
             }
-            return [counts, names.length, [...new Set(names)]];
+            return [counts, gone.length, [...new Set(gone)], [...new Set(left)]];
         })()"#,
     );
     assert_eq!(outcome[0], json!({ "f0534552564f01019000": 40 }));
-    assert_eq!(outcome[1], 80, "every call is refused");
+    assert_eq!(
+        outcome[1], 40,
+        "every call of a document that has gone is refused"
+    );
+    assert_eq!(outcome[2], json!(["SEClosedException"]));
     // The parent may close the port of a document before that learns that it has been left.
-    let names = outcome[2].as_array().unwrap();
+    let names = outcome[3].as_array().unwrap();
     let closed = |name: &Value| name == "SEClosedException" || name == "SEIoException";
     assert!(names.iter().all(closed), "{names:?}");
     assert_all_channels_are_back(&browser);

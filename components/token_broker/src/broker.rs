@@ -505,6 +505,10 @@ impl Broker {
                 }
                 _ => true,
             });
+            // What the card has already is not taken back, but its answer goes nowhere.
+            let running = reader.running.as_ref();
+            let ticket = running.and_then(|running| running.step.ticket());
+            refused.extend(ticket.filter(|ticket| ticket.port == id));
         }
         for ticket in refused {
             self.refuse(ticket, ErrorKind::Security, "the permission was withdrawn");

@@ -84,6 +84,8 @@ pub(crate) struct Running {
     pub(crate) deadline: Instant,
     /// Its page has been told that the time was over. The worker has a little longer.
     pub(crate) is_given_up: bool,
+    /// What it was asked through has ended meanwhile.
+    pub(crate) is_stale: bool,
     pub(crate) step: Step,
 }
 

@@ -302,6 +302,7 @@ impl Broker {
             id,
             deadline,
             is_given_up: false,
+            is_stale: false,
             step,
         });
         self.outputs

@@ -94,6 +94,9 @@ impl Broker {
         reader.connected = false;
         reader.sessions = 0;
         reader.channels.clear();
+        if let Some(running) = &mut reader.running {
+            running.is_stale = true;
+        }
         let mut failed = Vec::new();
         reader.queue.retain(|job| match job {
             Job::Asked {
@@ -155,8 +158,22 @@ impl Broker {
         result: Result<protocol::ReplyBody, WorkerError>,
         now: Instant,
     ) {
-        let Running { step, deadline, .. } = running;
+        let Running {
+            step,
+            deadline,
+            is_stale,
+            ..
+        } = running;
         match result {
+            // Nothing can be built on it: whatever it has opened belongs to nobody.
+            _ if is_stale && !matches!(step, Step::Transmit(_)) => {
+                if let Some(reader) = self.readers.get_mut(&key) {
+                    reader.needs_reset = true;
+                }
+                if let Some(ticket) = step.ticket() {
+                    self.reply(ticket, Err(not_connected()));
+                }
+            }
             Ok(protocol::ReplyBody::Response(response)) => {
                 self.response(key, step, deadline, response, now);
             }

@@ -80,6 +80,8 @@ struct PendingRequest {
     answer: Answer,
     /// The length of its frame, once it has been sent.
     sent: Option<usize>,
+    /// Whether it has been asked again, because the first port closed before it was answered.
+    is_second_attempt: bool,
 }
 
 /// A request that has not been sent.
@@ -209,8 +211,19 @@ impl TokenPortClient {
                 promise,
                 answer,
                 sent: None,
+                is_second_attempt: false,
             },
         );
+        self.wait_to_be_sent(manager, id, body, deadline);
+    }
+
+    fn wait_to_be_sent(
+        &self,
+        manager: &SecureElementManager,
+        id: u64,
+        body: RequestBody,
+        deadline: Option<Instant>,
+    ) {
         self.waiting
             .borrow_mut()
             .push_back(WaitingRequest { id, body, deadline });
@@ -453,7 +466,13 @@ impl TokenPortClient {
         }
         let was_open = matches!(*self.state.borrow(), State::Open(_));
         let is_active = is_fully_active(manager);
-        self.reject_all(cx, manager, if is_active { error } else { document_gone() });
+        self.reject_all(cx, manager, if is_active { error } else { document_gone() }, |request| {
+            // The broker may have ended just before. Asking for the readers again does nothing twice, unlike a command.
+            was_open &&
+                is_active &&
+                matches!(request.answer, Answer::Readers) &&
+                !request.is_second_attempt
+        });
         // A port that could not even be opened is not asked for again without a page's request.
         if was_open && is_active {
             manager.watch_again();
@@ -465,11 +484,18 @@ impl TokenPortClient {
         if self.is_closed() {
             return false;
         }
-        self.reject_all(cx, manager, document_gone());
+        self.reject_all(cx, manager, document_gone(), |_| false);
         true
     }
 
-    fn reject_all(&self, cx: &mut JSContext, manager: &SecureElementManager, error: TokenError) {
+    /// Forgets the port and rejects what is pending, but for what `again` says: that is asked again, in a new port.
+    fn reject_all(
+        &self,
+        cx: &mut JSContext,
+        manager: &SecureElementManager,
+        error: TokenError,
+        again: impl Fn(&PendingRequest) -> bool,
+    ) {
         self.generation.set(self.generation.get() + 1);
         self.state.replace(State::Closed);
         self.waiting.borrow_mut().clear();
@@ -479,10 +505,23 @@ impl TokenPortClient {
             // The page may swallow the error; its author should still learn why there are no tokens.
             Console::internal_warn(cx, &manager.global(), error.message.clone());
         }
-        let pending = std::mem::take(&mut *self.pending.borrow_mut());
-        for promise in pending.into_values().filter_map(|request| request.promise) {
-            let promise = promise.root(cx);
-            reject(cx, &manager.global(), &promise, error.clone());
+        // Each stays where it is traced until it is its turn.
+        let mut ids: Vec<u64> = self.pending.borrow().keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let mut pending = self.pending.borrow_mut();
+            match pending.get_mut(&id) {
+                Some(request) if again(request) => {
+                    request.is_second_attempt = true;
+                    request.sent = None;
+                    drop(pending);
+                    self.wait_to_be_sent(manager, id, RequestBody::GetReaders, None);
+                },
+                _ => {
+                    drop(pending);
+                    self.reject_pending(cx, manager, id, error.clone());
+                },
+            }
         }
     }
 }
