@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod apdu;
 pub mod atr;
 pub mod broker_to_document;
@@ -26,7 +27,8 @@ pub mod vpcd;
 pub type Body = fn(&[u8]);
 
 /// All targets, each with its name.
-pub const TARGETS: [(&str, Body); 11] = [
+pub const TARGETS: [(&str, Body); 12] = [
+    ("access", access::run),
     ("apdu", apdu::run),
     ("atr", atr::run),
     ("broker_to_document", broker_to_document::run),

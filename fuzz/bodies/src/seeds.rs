@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use secure_element::tlv::{self, Tag};
 use serde::Serialize;
 use token_traits::control::{BrokerConfig, FromBroker, WorkerId, WorkerKind};
 use token_traits::port::{
@@ -25,6 +26,7 @@ use token_workers::protocol::{
 use virtual_card::Profile;
 use virtual_card::applets::{ara_m, conformance, echo, exclusive, issuer, origin, pin};
 
+use crate::access::Kind;
 use crate::port_to_broker::{Answer, Operation, Request};
 use crate::virtual_card::WITHOUT_ECHO;
 use crate::vpcd::{LONG_ANSWER, REMOVAL};
@@ -42,6 +44,7 @@ pub fn folder(target: &str) -> PathBuf {
 /// The seeds of a target.
 pub fn of(target: &str) -> Seeds {
     match target {
+        "access" => access_rules(),
         "apdu" => commands(),
         "atr" => answers_to_reset(),
         "broker_to_document" => messages(),
@@ -61,6 +64,118 @@ const SELECT: [u8; 5] = [0x00, 0xA4, 0x04, 0x00, 0x08];
 
 fn select_echo() -> Vec<u8> {
     [&SELECT[..], &echo::AID, &[0x00]].concat()
+}
+
+fn access_rules() -> Seeds {
+    let hash = [0x11; 20];
+    let filters = [
+        0x00, 0xB0, 0, 0, 0xFF, 0xFF, 0, 0, 0x80, 0xCA, 0, 0, 0xFF, 0xFF, 0, 0,
+    ];
+    let sha256 = [0x22; 32];
+    let rule = |reference: &[(u32, &[u8])], access: &[(u32, &[u8])]| {
+        let parts = [(0xE1, object(reference)), (0xE3, object(access))];
+        let parts = parts.each_ref().map(|(tag, value)| (*tag, &value[..]));
+        object(&[(0xE2, &object(&parts)[..])])
+    };
+    let aid = &echo::AID[..];
+    let rules = [
+        rule(&[(0x4F, aid), (0xC1, &hash)], &[(0xD0, &[1]), (0xD1, &[0])]),
+        rule(&[(0x4F, aid), (0xC1, &sha256)], &[(0xD0, &filters)]),
+        rule(&[(0x4F, &aid[..5]), (0xC1, &[])], &[(0xD0, &[0])]),
+        rule(&[(0xC0, &[]), (0xC1, &[])], &[(0xD1, &[1])]),
+        rule(
+            &[(0x4F, &[]), (0xC1, &[])],
+            &[(0xD0, &[1]), (0xDB, &[0; 8])],
+        ),
+        rule(&[(0xC1, &hash), (0xCA, b"a.b")], &[(0xD0, &[1])]),
+        rule(&[(0x4F, &[]), (0xC1, &[])], &[(0xDF7F, &[1])]),
+    ]
+    .concat();
+    let all = object(&[(0xFF40, &rules)]);
+    let refresh_tag = object(&[(0xDF20, &[1; 8])]);
+    let (first, next) = all.split_at(200);
+    let script = |kind: Kind, answers: &[(&[u8], [u8; 2])]| {
+        let mut input = vec![kind as u8];
+        for (data, status) in answers {
+            input.push(data.len() as u8 + 2);
+            input.extend(*data);
+            input.extend(status);
+        }
+        input
+    };
+    let ok = [0x90, 0x00];
+    let fcp = [0x62, 0x00];
+    let path = |file: [u8; 2]| object(&[(0x30, &object(&[(0x04, &file)])[..])]);
+    let odf = object(&[(0xA7, &path([0x52, 0x07])[..])]);
+    let oid = [0x2A, 0x86, 0x48, 0x86, 0xFC, 0x6B, 0x81, 0x48, 0x01, 0x01];
+    let oid = [object(&[(0x06, &oid)]), path([0x42, 0x00])].concat();
+    let oid = object(&[(0x30, &oid[..])]);
+    let dodf = object(&[(0xA1, &object(&[(0x30, &[]), (0x30, &[]), (0xA1, &oid)])[..])]);
+    let main = [object(&[(0x04, &[1; 8])]), path([0x43, 0x00])].concat();
+    let main = object(&[(0x30, &main[..])]);
+    let target = object(&[(0xA0, &object(&[(0x04, aid)])[..])]);
+    let acrules = object(&[(0x30, &[target, path([0x43, 0x10])].concat()[..])]);
+    let filter = object(&[(0x04, &filters[..8])]);
+    let apdu = object(&[(0xA0, &object(&[(0xA1, &filter)])[..])]);
+    let condition = [object(&[(0x04, &hash)]), object(&[(0xA0, &apdu)])].concat();
+    let conditions = object(&[(0x30, &condition[..]), (0x30, &[])]);
+    let end = [0x62, 0x82];
+    let selected = (&fcp[..], ok);
+    let device = "[[rule]]\norigin = \"https://bank.example\"\naid = \"A00000000401\"\nelement = \"sd\"\n\
+        apdu = [{ header = \"00B00000\", mask = \"FFFF0000\" }]\n\
+        [[rule]]\norigin = \"*\"\naid = \"default\"\napdu = \"never\"\n";
+    vec![
+        ("body", [&[Kind::Body as u8][..], &rules].concat()),
+        (
+            "ara-m",
+            script(Kind::AraM, &[(&refresh_tag, ok), (first, ok), (next, ok)]),
+        ),
+        (
+            "ara-m-changes",
+            script(
+                Kind::AraM,
+                &[
+                    (&refresh_tag, ok),
+                    (first, ok),
+                    (&[], [0x69, 0x84]),
+                    (&refresh_tag, ok),
+                    (&[], [0x6A, 0x88]),
+                ],
+            ),
+        ),
+        (
+            "arf",
+            script(
+                Kind::Arf,
+                &[
+                    selected,
+                    selected,
+                    (&odf, end),
+                    selected,
+                    (&dodf, end),
+                    selected,
+                    (&main, end),
+                    selected,
+                    (&acrules, end),
+                    selected,
+                    (&conditions, end),
+                ],
+            ),
+        ),
+        (
+            "device",
+            [&[Kind::Device as u8][..], device.as_bytes()].concat(),
+        ),
+    ]
+}
+
+/// Encoded data objects.
+fn object(objects: &[(u32, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (tag, value) in objects {
+        tlv::write(&mut bytes, Tag(*tag), value);
+    }
+    bytes
 }
 
 fn commands() -> Seeds {
