@@ -4,18 +4,15 @@
 
 //! The virtual card behind a real `pcscd`, as a card in a reader.
 
-use std::thread;
+mod pcsc_common;
+
 use std::time::{Duration, Instant};
 
-use e2e::browser::Browser;
 use e2e::process::wait_for;
-use e2e::shell::{Options, PCSC};
-use serde_json::{Value, json};
-use virtual_card::VirtualCard;
+use pcsc_common::*;
+use serde_json::json;
+use virtual_card::applets::echo;
 use virtual_card::test_support::Pcscd;
-
-/// How long PC/SC may take to notice a card.
-const NOTICE: Duration = Duration::from_secs(10);
 
 const ECHO: &str = r#"(async () => {
     const session = await (await reader()).openSession();
@@ -25,38 +22,11 @@ const ECHO: &str = r#"(async () => {
     return answer(response);
 })()"#;
 
-fn start() -> Browser {
-    let options = Options {
-        token_config: PCSC.to_owned(),
-        ..Options::default()
-    };
-    let browser = Browser::start(&options).unwrap();
-    browser.grant().unwrap();
-    browser
-}
-
-/// The value of an expression in the page, which must not throw.
-fn evaluate(browser: &Browser, expression: &str) -> Value {
-    browser.evaluate(expression).unwrap().unwrap()
-}
-
-/// Waits until this many readers have a card.
-fn wait_for_cards(browser: &Browser, count: u64) {
-    let seen = wait_for(NOTICE, || {
-        let expression = "navigator.secureElementManager.getReaders()\
-             .then(readers => readers.filter(reader => reader.isSEPresent).length)";
-        (evaluate(browser, expression) == count).then_some(())
-    });
-    assert!(seen.is_some(), "not {count} cards");
-}
-
 #[test]
 fn a_card_in_a_reader_answers() {
     for profile in ["default", "t0"] {
         let pcscd = Pcscd::start().unwrap();
-        let _card = pcscd
-            .insert(0, VirtualCard::from_profile(profile).unwrap())
-            .unwrap();
+        let _card = pcscd.insert(0, card(profile)).unwrap();
         let browser = start();
         wait_for_cards(&browser, 1);
         assert_eq!(evaluate(&browser, ECHO), json!("0102039000"), "{profile}");
@@ -71,9 +41,7 @@ fn a_card_in_a_reader_answers() {
 fn long_answers_come_over_both_protocols() {
     for profile in ["default", "t0"] {
         let pcscd = Pcscd::start().unwrap();
-        let _card = pcscd
-            .insert(0, VirtualCard::from_profile(profile).unwrap())
-            .unwrap();
+        let _card = pcscd.insert(0, card(profile)).unwrap();
         let browser = start();
         wait_for_cards(&browser, 1);
         // INS 14 answers with P1 P2 bytes.
@@ -95,8 +63,7 @@ fn long_answers_come_over_both_protocols() {
 #[test]
 fn a_card_without_logical_channels_has_its_basic_one() {
     let pcscd = Pcscd::start().unwrap();
-    let card = VirtualCard::from_profile("basic-channel-only").unwrap();
-    let _card = pcscd.insert(0, card).unwrap();
+    let _card = pcscd.insert(0, card("basic-channel-only")).unwrap();
     let browser = start();
     wait_for_cards(&browser, 1);
     let open = |method: &str| {
@@ -119,11 +86,7 @@ fn a_card_without_logical_channels_has_its_basic_one() {
 #[test]
 fn two_readers_work_side_by_side() {
     let pcscd = Pcscd::start().unwrap();
-    let _cards = [0, 1].map(|slot| {
-        pcscd
-            .insert(slot, VirtualCard::from_profile("default").unwrap())
-            .unwrap()
-    });
+    let _cards = [0, 1].map(|slot| pcscd.insert(slot, card("default")).unwrap());
     let browser = start();
     wait_for_cards(&browser, 2);
     // INS 18 waits for P1 P2 times 10 ms: one second on each of them, at the same time.
@@ -143,72 +106,30 @@ fn two_readers_work_side_by_side() {
 }
 
 #[test]
-fn a_card_that_is_pulled_out_rejects_and_one_put_in_works() {
-    let pcscd = Pcscd::start().unwrap();
-    let card = pcscd
-        .insert(0, VirtualCard::from_profile("default").unwrap())
-        .unwrap();
-    let browser = start();
-    wait_for_cards(&browser, 1);
-    evaluate(
-        &browser,
-        r#"(async () => {
-            const session = await (await reader()).openSession();
-            const channel = await session.openSupplementaryChannel(hex("F0534552564F0101"));
-            self.outcome = null;
-            channel.transmit(command("00180BB8")).then(
-                response => outcome = answer(response), error => outcome = error.name);
-        })()"#,
-    );
-    thread::sleep(Duration::from_millis(300));
-    drop(card);
-    let outcome = wait_for(NOTICE, || {
-        let outcome = browser.session.execute("return self.outcome", &[]).unwrap();
-        outcome.as_str().map(str::to_owned)
-    });
-    assert_eq!(outcome.as_deref(), Some("SEIoException"));
-    wait_for_cards(&browser, 0);
-
-    let _card = pcscd
-        .insert(0, VirtualCard::from_profile("default").unwrap())
-        .unwrap();
-    wait_for_cards(&browser, 1);
-    assert_eq!(evaluate(&browser, ECHO), json!("0102039000"));
-}
-
-#[test]
 fn killing_the_reader_worker_rejects_and_the_next_call_works() {
     let pcscd = Pcscd::start().unwrap();
-    let _card = pcscd
-        .insert(0, VirtualCard::from_profile("default").unwrap())
-        .unwrap();
+    let (slow, commands) = observed("default");
+    let _card = pcscd.insert(0, slow).unwrap();
     let browser = start();
     wait_for_cards(&browser, 1);
+    // Two seconds: pcscd itself has to wait for the card before it serves anybody else.
     evaluate(
         &browser,
         r#"(async () => {
-            const session = await (await reader()).openSession();
-            const channel = await session.openSupplementaryChannel(hex("F0534552564F0101"));
-            self.outcome = null;
-            // Two seconds: pcscd itself has to wait for the card before it serves anybody else.
-            channel.transmit(command("001800C8")).then(
-                response => outcome = answer(response), error => outcome = error.name);
+            const channel = await open(await reader());
+            begin("running", channel.transmit(command("001800C8")));
         })()"#,
     );
-    thread::sleep(Duration::from_millis(300));
+    commands.wait_for(echo::INS_DELAY);
     let workers = browser.shell.token_processes("pcsc-reader");
     assert_eq!(workers.len(), 1, "{workers:?}");
     let killed = Instant::now();
     workers[0].kill();
-    let outcome = wait_for(Duration::from_secs(1), || {
-        let outcome = browser.session.execute("return self.outcome", &[]).unwrap();
-        outcome.as_str().map(str::to_owned)
+    let settled = wait_for(Duration::from_secs(1), || {
+        let value = evaluate(&browser, "outcomes.running");
+        (!value.is_null()).then_some(())
     });
-    assert_eq!(
-        outcome.as_deref(),
-        Some("SEIoException"),
-        "after {:?}",
-        killed.elapsed()
-    );
+    assert!(settled.is_some(), "after {:?}", killed.elapsed());
+    assert_eq!(outcome(&browser, "running").0, "SEIoException");
     assert_eq!(evaluate(&browser, ECHO), json!("0102039000"));
 }

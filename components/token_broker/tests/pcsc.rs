@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use pcsc::{Context, Disposition, Protocols, Scope, ShareMode};
+use rustix::process::Signal;
 use token_traits::ErrorKind;
 use token_traits::port::{ElementType, ReaderInfo, ReplyBody, RequestBody};
 use virtual_card::VirtualCard;
@@ -260,20 +261,187 @@ fn the_service_may_be_down_and_come_back() {
     let channel = page.open_echo();
     page.assert_echoes(channel, b"the embedded card works");
 
-    for _ in 0..2 {
-        let pcscd = Pcscd::start().expect("pcscd");
-        let _inserted = pcscd.insert(0, card("default")).expect("a card");
+    let mut pcscd = Pcscd::start().expect("pcscd");
+    let _inserted = pcscd.insert(0, card("default")).expect("a card");
+    for signal in [Signal::TERM, Signal::KILL] {
         let reader = readers_with_cards(&mut page, 1)[0].id;
         let session = page.open_session(reader);
-        let channel = page.open_channel(session);
-        page.assert_echoes(channel, b"so does the other");
-        drop(pcscd);
-        wait_for("the end of the channel", || {
-            let reply = page.ask(command(channel, echo::INS_ECHO, 0, b"gone"));
-            (kind(reply) == ErrorKind::Closed).then_some(())
-        });
+        let ours = page.open_channel(session);
+        page.assert_echoes(ours, b"so does the other");
+        let running = page.send(slow(ours, 100));
+        let worker = browser.process("pcsc-reader");
+        pcscd.stop(signal).expect("an end");
+        let reply = page.wait(running, PROMPTLY).expect("an open port");
+        assert_eq!(kind(reply), ErrorKind::Io);
         wait_for("the end of the readers", || {
             (page.readers().len() == 1).then_some(())
         });
+        assert_eq!(kind(page.ask(slow(ours, 0))), ErrorKind::Closed);
+        assert_eq!(
+            kind(page.ask(RequestBody::OpenSession(reader))),
+            ErrorKind::Io
+        );
+        // Its context is of no use any more, and it could not get another one.
+        wait_for("the end of the worker", || {
+            (!browser.processes("pcsc-reader").contains(&worker)).then_some(())
+        });
+        page.assert_echoes(channel, b"the embedded card has seen nothing of it");
+        pcscd.start_again().expect("pcscd");
     }
+    let reader = readers_with_cards(&mut page, 1)[0].id;
+    let session = page.open_session(reader);
+    let channel = page.open_channel(session);
+    page.assert_echoes(channel, b"back");
+}
+
+#[test]
+fn a_service_that_hangs_costs_no_more_than_the_time_that_a_page_gives_it() {
+    let pcscd = Pcscd::start().expect("pcscd");
+    let _inserted = pcscd.insert(0, card("default")).expect("a card");
+    let browser = Browser::start(true);
+    let mut page = browser.open_page();
+    let reader = readers_with_cards(&mut page, 1)[0].id;
+    let session = page.open_session(reader);
+    let ours = page.open_channel(session);
+    let embedded = page.open_echo();
+    pcscd.signal(Signal::STOP).expect("a pcscd that hangs");
+    let mut request = slow(ours, 0);
+    if let RequestBody::Transmit { timeout_ms, .. } = &mut request {
+        *timeout_ms = Some(200);
+    }
+    let begun = Instant::now();
+    let request = page.send(request);
+    page.assert_echoes(embedded, b"not concerned");
+    assert_eq!(page.readers().len(), 3);
+    let reply = page.wait(request, PROMPTLY).expect("an open port");
+    assert_eq!(kind(reply), ErrorKind::Io);
+    let took = begun.elapsed();
+    assert!((200..500).contains(&took.as_millis()), "{took:?}");
+    assert_eq!(kind(page.ask(slow(ours, 0))), ErrorKind::Closed);
+    // A new session waits for it.
+    let request = page.send(RequestBody::OpenSession(reader));
+    page.assert_echoes(embedded, b"not concerned");
+    pcscd.signal(Signal::CONT).expect("a pcscd that goes on");
+    let reply = page.wait(request, PATIENCE).expect("an open port");
+    let Ok(ReplyBody::Session(session)) = reply else {
+        panic!("{reply:?}");
+    };
+    let channel = page.open_channel(session.id);
+    page.assert_echoes(channel, b"again");
+}
+
+#[test]
+fn a_card_that_another_program_has_for_itself_is_busy_and_ours_is_free_when_nobody_uses_it() {
+    let pcscd = Pcscd::start().expect("pcscd");
+    let _inserted = pcscd.insert(0, card("default")).expect("a card");
+    let browser = Browser::start(true);
+    let mut page = browser.open_page();
+    let reader = readers_with_cards(&mut page, 1)[0].id;
+    let context = Context::establish(Scope::User).expect("a context");
+    let name = context.list_readers_owned().expect("readers").remove(0);
+    let protocols = Protocols::T0 | Protocols::T1;
+    let take = || context.connect(&name, ShareMode::Exclusive, protocols);
+    let leave = |theirs: pcsc::Card| {
+        let left = theirs.disconnect(Disposition::LeaveCard);
+        left.map_err(|(_, error)| error).expect("an end");
+    };
+
+    let theirs = take().expect("a card that nobody uses");
+    let begun = Instant::now();
+    let refused = page.ask(RequestBody::OpenSession(reader));
+    assert_eq!(kind(refused), ErrorKind::Io);
+    assert!(begun.elapsed() < PROMPTLY, "{:?}", begun.elapsed());
+    leave(theirs);
+
+    let session = page.open_session(reader);
+    let channel = page.open_channel(session);
+    page.assert_echoes(channel, b"ours");
+    assert_eq!(take().err(), Some(pcsc::Error::SharingViolation));
+    assert_eq!(
+        page.ask(RequestBody::CloseSession(session)),
+        Ok(ReplyBody::Done)
+    );
+    // Without a session, the card is let go.
+    leave(wait_for("the card", || take().ok()));
+    let session = page.open_session(reader);
+    let channel = page.open_channel(session);
+    page.assert_echoes(channel, b"ours again");
+}
+
+#[test]
+fn a_transaction_of_another_program_delays_what_has_the_time_and_fails_what_has_not() {
+    for profile in ["default", "t0"] {
+        let pcscd = Pcscd::start().expect("pcscd");
+        let _inserted = pcscd.insert(0, card(profile)).expect("a card");
+        let browser = Browser::start(true);
+        let mut page = browser.open_page();
+        let reader = readers_with_cards(&mut page, 1)[0].id;
+        let session = page.open_session(reader);
+        let channel = page.open_channel(session);
+        let worker = browser.process("pcsc-reader");
+
+        let context = Context::establish(Scope::User).expect("a context");
+        let name = context.list_readers_owned().expect("readers").remove(0);
+        let mut theirs = context
+            .connect(&name, ShareMode::Shared, Protocols::T0 | Protocols::T1)
+            .expect("a card");
+        let transaction = theirs.transaction().expect("a transaction");
+        let mut late = slow(channel, 0);
+        if let RequestBody::Transmit { timeout_ms, .. } = &mut late {
+            *timeout_ms = Some(200);
+        }
+        let begun = Instant::now();
+        let late = page.send(late);
+        let patient = page.send(command(channel, echo::INS_ECHO, 0, b"patient"));
+        // The connection stands, so that a second session needs nothing of the card.
+        let second = page.send(RequestBody::OpenSession(reader));
+        let reply = page.wait(late, PROMPTLY).expect("an open port");
+        assert_eq!(kind(reply), ErrorKind::Io);
+        let took = begun.elapsed();
+        assert!(
+            (185..400).contains(&took.as_millis()),
+            "{profile}: {took:?}"
+        );
+        let ended = transaction.end(Disposition::LeaveCard);
+        ended.map_err(|(_, error)| error).expect("an end");
+        let reply = page.wait(patient, PATIENCE).expect("an open port");
+        let expected = [&b"patient"[..], &[0x90, 0x00]].concat();
+        assert_eq!(reply, Ok(ReplyBody::Response(expected)), "{profile}");
+        let reply = page.wait(second, PATIENCE).expect("an open port");
+        assert!(matches!(reply, Ok(ReplyBody::Session(_))), "{reply:?}");
+        // What came too late was never sent, nobody was killed, and so the card was not reset.
+        let count = page.ask(command(channel, echo::INS_COUNT, 0, b""));
+        let expected = Ok(ReplyBody::Response(vec![0, 0, 0, 1, 0x90, 0x00]));
+        assert_eq!(count, expected, "{profile}");
+        assert_eq!(browser.process("pcsc-reader"), worker);
+        let left = theirs.disconnect(Disposition::LeaveCard);
+        left.map_err(|(_, error)| error).expect("an end");
+    }
+}
+
+#[test]
+fn both_readers_take_no_longer_than_one() {
+    let pcscd = Pcscd::start().expect("pcscd");
+    let _cards = [0, 1].map(|slot| pcscd.insert(slot, card("default")).expect("a card"));
+    let browser = Browser::start(true);
+    let mut page = browser.open_page();
+    let channels: Vec<_> = readers_with_cards(&mut page, 2)
+        .iter()
+        .map(|reader| {
+            let session = page.open_session(reader.id);
+            page.open_channel(session)
+        })
+        .collect();
+    let begun = Instant::now();
+    let requests: Vec<_> = (0..10)
+        .flat_map(|_| channels.clone())
+        .map(|channel| page.send(slow(channel, 5)))
+        .collect();
+    for request in requests {
+        let reply = page.wait(request, PATIENCE).expect("an open port");
+        assert!(reply.is_ok(), "{reply:?}");
+    }
+    // Half a second each.
+    let took = begun.elapsed();
+    assert!((500..900).contains(&took.as_millis()), "{took:?}");
 }
