@@ -7,15 +7,15 @@
 
 use std::collections::BTreeMap;
 
-use super::files::{Path, parse_conditions, parse_dodf, parse_main, parse_odf, parse_rules};
+use super::files::{
+    DirectoryEntry, Path, parse_conditions, parse_dodf, parse_main, parse_odf, parse_rules,
+};
 use super::rule::{AidRef, ApduRule, Rule};
 use super::{Closed, MAX_BYTES, MAX_RULES, Outcome, RefreshTag, RuleSet};
 use crate::apdu::{CommandApdu, Header, ResponseApdu, StatusWord};
 use crate::channel::{self, Aid, SelectResponse, Selected};
 use crate::class_byte::{self, ChannelNumber};
 use crate::tlv::{Reader, Tag};
-
-pub use super::files::DirectoryEntry;
 
 /// The AID of PKCS #15 applications.
 pub const PKCS15_AID: [u8; 12] = *b"\xA0\x00\x00\x00\x63PKCS-15";
@@ -182,7 +182,7 @@ impl ArfReader {
             return self.select(&path, State::Directory);
         };
         let aid = Aid::new(aid).map_err(|_| Closed::MalformedFile)?;
-        let command = channel::select(Some(&aid), SelectResponse::Fcp, self.channel);
+        let command = channel::select(Some(&aid), SelectResponse::Fci, self.channel);
         let command = command.map_err(|_| Closed::TooLong)?;
         self.send(State::Application(rest), command)
     }
@@ -407,13 +407,9 @@ fn file_size(data: &[u8]) -> Option<usize> {
         .parts()
         .ok()?
         .flatten()
-        .find(|part| part.tag == FILE_SIZE)?;
-    if size.value.is_empty() || size.value.len() > 4 {
-        return None;
-    }
-    Some(
-        size.value
-            .iter()
-            .fold(0, |size, byte| size << 8 | usize::from(*byte)),
-    )
+        .find(|part| part.tag == FILE_SIZE && !part.value.is_empty())?;
+    let mut bytes = [0; 4];
+    let leading = bytes.len().checked_sub(size.value.len())?;
+    bytes.get_mut(leading..)?.copy_from_slice(size.value);
+    usize::try_from(u32::from_be_bytes(bytes)).ok()
 }

@@ -91,10 +91,9 @@ fn parse_rule(object: &Tlv<'_>) -> Result<Option<Rule>, RulesError> {
             _ => is_known = false,
         }
     }
-    let (Some(Some((aid, app))), Some(Some(access))) = (reference, access) else {
+    let (Some(Some((aid, app))), Some(Some(CommandAccess(apdu)))) = (reference, access) else {
         return Ok(None);
     };
-    let apdu = access.apdu;
     Ok(is_known.then_some(Rule { aid, app, apdu }))
 }
 
@@ -118,12 +117,10 @@ fn parse_reference(object: &Tlv<'_>) -> Result<Option<(AidRef, AppRef)>, RulesEr
     Ok(is_known.then_some((aid, app)))
 }
 
-/// What an AR-DO says, as far as origins are concerned.
-struct AccessParts {
-    apdu: Option<ApduRule>,
-}
+/// What an AR-DO says about commands.
+struct CommandAccess(Option<ApduRule>);
 
-fn parse_access(object: &Tlv<'_>) -> Result<Option<AccessParts>, RulesError> {
+fn parse_access(object: &Tlv<'_>) -> Result<Option<CommandAccess>, RulesError> {
     let mut apdu = None;
     let mut nfc = None;
     let mut permissions = None;
@@ -138,7 +135,7 @@ fn parse_access(object: &Tlv<'_>) -> Result<Option<AccessParts>, RulesError> {
             _ => is_known = false,
         }
     }
-    Ok(is_known.then_some(AccessParts { apdu }))
+    Ok(is_known.then_some(CommandAccess(apdu)))
 }
 
 fn set_once<T>(place: &mut Option<T>, object: Tlv<'_>, value: T) -> Result<(), RulesError> {

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::app::AppId;
-use super::rule::{AidRef, ApduRule, AppRef, Filters, Rule};
+use super::rule::{AidRef, ApduRule, AppRef, Filter, Filters, Rule};
 use crate::apdu::Header;
 use crate::channel::Aid;
 
@@ -180,13 +180,12 @@ impl RuleSet {
             Target::Application(aid) => self.applications.get(&aid),
             Target::Implicit => Some(&self.implicit),
         };
-        if let Some(entry) = entry {
-            use Specificity::{AppAndApplication, Application};
-            if let Some(access) = entry.decide(app, AppAndApplication, Application) {
-                return access;
-            }
-        }
-        self.access_to_unnamed(app)
+        entry
+            .and_then(|entry| {
+                let (a, b) = (Specificity::AppAndApplication, Specificity::Application);
+                entry.decide(app, a, b)
+            })
+            .unwrap_or_else(|| self.access_to_unnamed(app))
     }
 
     /// Steps C and D.
@@ -299,7 +298,7 @@ impl Combined {
 struct Combination {
     never: bool,
     always: bool,
-    filters: Option<Vec<super::Filter>>,
+    filters: Option<Vec<Filter>>,
 }
 
 impl Combination {

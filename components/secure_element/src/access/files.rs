@@ -25,12 +25,15 @@ use crate::tlv::{Reader, Tag, Tlv};
 const SEQUENCE: Tag = Tag(0x30);
 const OCTET_STRING: Tag = Tag(0x04);
 const OBJECT_IDENTIFIER: Tag = Tag(0x06);
-/// Context-specific tags by number; whether they are constructed depends on what they are for.
-const PRIMITIVE: [Tag; 3] = [Tag(0x80), Tag(0x81), Tag(0x82)];
-const CONSTRUCTED: [Tag; 2] = [Tag(0xA0), Tag(0xA1)];
+/// Context-specific tags: what they mean depends on where they are.
+const PRIMITIVE_0: Tag = Tag(0x80);
+const PRIMITIVE_1: Tag = Tag(0x81);
+const PRIMITIVE_2: Tag = Tag(0x82);
+const CONSTRUCTED_0: Tag = Tag(0xA0);
+const CONSTRUCTED_1: Tag = Tag(0xA1);
 /// In EF.ODF: data objects. In EF.DODF: one with an object identifier.
 const DATA_OBJECTS: Tag = Tag(0xA7);
-const OID_DATA_OBJECT: Tag = CONSTRUCTED[1];
+const OID_DATA_OBJECT: Tag = CONSTRUCTED_1;
 
 /// 1.2.840.114283.200.1.1, the access control main file of GlobalPlatform.
 const ACCESS_CONTROL: [u8; 10] = [0x2A, 0x86, 0x48, 0x86, 0xFC, 0x6B, 0x81, 0x48, 0x01, 0x01];
@@ -120,7 +123,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The applications that an entry of EF.DIR names, and where: `None` if the record is not in use.
+/// An entry of EF.DIR: an application, and where it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DirectoryEntry {
     /// The AID.
@@ -183,7 +186,7 @@ pub(super) fn parse_dodf(content: &[u8]) -> Result<Vec<Path>, Closed> {
         parts.expect(SEQUENCE)?;
         parts.expect(SEQUENCE)?;
         let mut part = parts.any()?;
-        if part.tag == CONSTRUCTED[0] {
+        if part.tag == CONSTRUCTED_0 {
             part = parts.any()?;
         }
         if part.tag != OID_DATA_OBJECT {
@@ -222,9 +225,9 @@ pub(super) fn parse_rules(content: &[u8]) -> Result<BTreeMap<Path, Vec<AidRef>>,
         let mut parts = Parts::of(&object)?;
         let target = parts.any()?;
         let aid = match (target.tag, target.value) {
-            (Tag(0x81), []) => AidRef::Implicit,
-            (Tag(0x82), []) => AidRef::All,
-            (Tag(0xA0), _) => {
+            (PRIMITIVE_1, []) => AidRef::Implicit,
+            (PRIMITIVE_2, []) => AidRef::All,
+            (CONSTRUCTED_0, _) => {
                 let mut parts = Parts::of(&target)?;
                 let aid = parts.expect(OCTET_STRING)?.value;
                 parts.end()?;
@@ -261,7 +264,7 @@ pub(super) fn parse_conditions(content: &[u8]) -> Result<Vec<(AppRef, ApduRule)>
         }
         let rule = match part {
             None => ApduRule::Always,
-            Some(rules) if rules.tag == CONSTRUCTED[0] => parse_access_rules(&rules)?,
+            Some(rules) if rules.tag == CONSTRUCTED_0 => parse_access_rules(&rules)?,
             Some(_) => return Err(Closed::MalformedFile),
         };
         parts.end()?;
@@ -279,10 +282,10 @@ fn parse_access_rules(object: &Tlv<'_>) -> Result<ApduRule, Closed> {
     let mut parts = Parts::of(object)?;
     while let Some(part) = parts.optional()? {
         let is_first = match part.tag {
-            tag if tag == CONSTRUCTED[0] => apdu.replace(parse_apdu_rule(&part)?).is_none(),
-            tag if tag == CONSTRUCTED[1] => {
+            CONSTRUCTED_0 => apdu.replace(parse_apdu_rule(&part)?).is_none(),
+            CONSTRUCTED_1 => {
                 let mut parts = Parts::of(&part)?;
-                let flag = parse_flag(&parts.expect(PRIMITIVE[0])?)?;
+                let flag = parse_flag(&parts.expect(PRIMITIVE_0)?)?;
                 parts.end()?;
                 nfc.replace(flag).is_none()
             }
@@ -303,14 +306,14 @@ fn parse_apdu_rule(object: &Tlv<'_>) -> Result<ApduRule, Closed> {
     let mut parts = Parts::of(object)?;
     let rule = parts.any()?;
     parts.end()?;
-    if rule.tag == PRIMITIVE[0] {
+    if rule.tag == PRIMITIVE_0 {
         return Ok(if parse_flag(&rule)? {
             ApduRule::Always
         } else {
             ApduRule::Never
         });
     }
-    if rule.tag != CONSTRUCTED[1] {
+    if rule.tag != CONSTRUCTED_1 {
         return Err(Closed::MalformedFile);
     }
     let mut filters = Vec::new();

@@ -26,9 +26,10 @@ mod rule;
 
 pub use app::{AppId, OriginError};
 pub use ara_m::{ARA_M_AID, AraMReader, AraMStep};
-pub use arf::{ArfReader, ArfStep, DirectoryEntry, GPAC_ARF_AID, PKCS15_AID};
+pub use arf::{ArfReader, ArfStep, GPAC_ARF_AID, PKCS15_AID};
 pub use data_objects::{RulesError, parse_rules};
 pub use decision::{Access, Denial, RuleSet, Specificity, Target};
+pub use files::DirectoryEntry;
 pub use rule::{AidRef, ApduRule, AppRef, Filter, Filters, Rule};
 
 /// The most rules and command filters that are taken from one element, counted together.

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use secure_element::access::{
-    Access, AppId, ArfReader, ArfStep, Closed, DirectoryEntry, GPAC_ARF_AID, MAX_RULES, Outcome,
-    PKCS15_AID, RefreshTag, RulesError, Target,
+    Access, AppId, ArfReader, ArfStep, Closed, DirectoryEntry, GPAC_ARF_AID, MAX_BYTES, MAX_RULES,
+    Outcome, PKCS15_AID, RefreshTag, RulesError, Target,
 };
 use secure_element::apdu::{CommandApdu, ResponseApdu, StatusWord};
 use secure_element::channel::Aid;
@@ -124,7 +124,7 @@ impl Card {
     }
 
     fn select(&mut self, p1: u8, p2: u8, data: &[u8]) -> ResponseApdu {
-        assert_eq!(p2, 0x04);
+        assert_eq!(p2, if p1 == 0x04 { 0x00 } else { 0x04 });
         let not_found = StatusWord::NOT_FOUND.into();
         let file = match p1 {
             0x04 => {
@@ -227,7 +227,7 @@ fn the_commands() {
         }
     ));
     let expected = [
-        "02A404040CA000000063504B43532D313500",
+        "02A404000CA000000063504B43532D313500",
         "02A4000402503100",
         "02B0000010",
         "02A4000402520700",
@@ -292,7 +292,7 @@ fn the_other_application() {
     assert!(is_right(&card.read(None)));
     assert_eq!(
         card.commands[1],
-        hex("02A404040CA0000000184750 41432D313500")
+        hex("02A404000CA0000000184750 41432D313500")
     );
 }
 
@@ -356,6 +356,7 @@ fn an_application_that_only_ef_dir_names() {
         outcome,
         Outcome::Closed(Closed::Status(StatusWord::NOT_FOUND))
     ));
+    assert_eq!(card.commands.len(), 5);
 }
 
 #[test]
@@ -568,23 +569,85 @@ fn paths_of_every_kind() {
     assert_eq!(card.commands.last(), Some(&hex("02A409040450004310 00")));
 }
 
-#[test]
-fn files_shorter_than_announced_close_the_element() {
-    let mut reader = ArfReader::start(ChannelNumber::BASIC, None);
+/// What becomes of a file of 8 bytes if the card answers its reading so.
+fn after_reading(data: &str, status: u16) -> ArfStep {
+    let mut step = ArfReader::start(ChannelNumber::BASIC, None);
     let answers = [
         (hex("6200"), 0x9000),
-        (hex("6204 8002 0100"), 0x9000),
-        (hex("A706 3004 0402 5207"), 0x6282),
+        (hex("6204 8002 0008"), 0x9000),
+        (hex(data), status),
     ];
     for (data, status) in answers {
-        let ArfStep::Send(next, _) = reader else {
+        let ArfStep::Send(reader, _) = step else {
             panic!("it ended");
         };
-        reader = next.receive(&ResponseApdu::new(data, StatusWord(status)));
+        step = reader.receive(&ResponseApdu::new(data, StatusWord(status)));
     }
-    let ArfStep::Done(Outcome::Closed(Closed::Length)) = reader else {
-        panic!("{reader:?}");
-    };
+    step
+}
+
+#[test]
+fn files_shorter_than_announced_close_the_element() {
+    for (data, status) in [("A706 3004 0402 52", 0x6282), ("", 0x6B00), ("", 0x9000)] {
+        let step = after_reading(data, status);
+        assert!(
+            matches!(step, ArfStep::Done(Outcome::Closed(Closed::Length))),
+            "{step:?}"
+        );
+    }
+    // Complete, or to be read on.
+    for (data, status, next) in [
+        ("A706 3004 0402 5207", 0x9000, "00A4000402520700"),
+        ("A706 3004 0402 5207", 0x6282, "00A4000402520700"),
+        ("A706 3004 0402 52", 0x9000, "00B0000701"),
+    ] {
+        let ArfStep::Send(_, command) = after_reading(data, status) else {
+            panic!("it ended");
+        };
+        assert_eq!(command.encode(), hex(next));
+    }
+}
+
+#[test]
+fn sizes_of_files() {
+    for (answer, le) in [
+        ("6204 8002 0008", 8),
+        ("6F04 8002 0008", 8),
+        ("6203 8001 08", 8),
+        ("6206 8004 00000008", 8),
+        ("6208 8202 4121 8002 0008", 8),
+        ("6204 8002 0108", 256),
+        ("6206 8004 00000108", 256),
+        // Not told, or not so that it can be understood.
+        ("", 256),
+        ("6200", 256),
+        ("6404 8002 0008", 256),
+        ("6202 8000", 256),
+        ("6207 8005 0000000008", 256),
+        ("6204 8002 0008 00", 256),
+    ] {
+        let mut step = ArfReader::start(ChannelNumber::BASIC, None);
+        for data in ["6200", answer] {
+            let ArfStep::Send(reader, _) = step else {
+                panic!("it ended");
+            };
+            step = reader.receive(&ResponseApdu::new(hex(data), StatusWord::OK));
+        }
+        let ArfStep::Send(_, command) = step else {
+            panic!("{answer}: it ended");
+        };
+        assert_eq!(command.le(), Some(le), "{answer}");
+        assert_eq!(command.header(), header(0x00B0_0000));
+    }
+    // A file without content is not read.
+    let mut step = ArfReader::start(ChannelNumber::BASIC, None);
+    for data in ["6200", "6204 8002 0000"] {
+        let ArfStep::Send(reader, _) = step else {
+            panic!("it ended");
+        };
+        step = reader.receive(&ResponseApdu::new(hex(data), StatusWord::OK));
+    }
+    assert!(matches!(step, ArfStep::Done(Outcome::NoRules)));
 }
 
 #[test]
@@ -639,7 +702,10 @@ fn files_are_bounded() {
     assert!(is_right(&read(&files, None)));
     long.push(0xFF);
     files.insert(0x4310, long);
-    assert_eq!(closed(&files), Closed::TooLong);
+    let mut card = Card::new(files.clone());
+    assert!(matches!(card.read(None), Outcome::Closed(Closed::TooLong)));
+    // Not even begun.
+    assert_eq!(card.commands.last(), Some(&hex("02A4000402431000")));
     let mut card = Card::new(files);
     card.sizes = Sizes::Untold { warns: false };
     assert!(matches!(card.read(None), Outcome::Closed(Closed::TooLong)));
@@ -663,8 +729,13 @@ fn all_files_together_are_bounded() {
         files.insert(file, condition.clone());
     }
     assert_eq!(closed(&files), Closed::TooLong);
-    files.insert(0x4312, files[&0x4310][..0x18].to_vec());
+    let others = 16 + 43 + 18 + 3 * 18 + 2 * 0x7800;
+    condition.truncate(MAX_BYTES - others);
+    files.insert(0x4312, condition.clone());
     assert!(matches!(read(&files, None), Outcome::Rules { .. }));
+    condition.push(0xFF);
+    files.insert(0x4312, condition);
+    assert_eq!(closed(&files), Closed::TooLong);
 }
 
 #[test]
