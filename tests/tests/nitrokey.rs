@@ -2,14 +2,15 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! A card that nobody here wrote: Nitrokey's PIV application, behind a real `pcscd`.
+//! Cards that nobody here wrote: Nitrokey's PIV and OpenPGP applications, behind a real `pcscd`.
 
 mod pcsc_common;
 
 use e2e::browser::Browser;
-use nitrokey_card::PivCard;
+use nitrokey_card::{OpenPgpCard, PivCard};
 use pcsc_common::*;
 use serde_json::{Value, json};
+use virtual_card::Card;
 use virtual_card::test_support::{InsertedCard, Pcscd};
 
 /// The application's whole AID (SP 800-73-4 part 1 section 2.2).
@@ -40,7 +41,7 @@ const HELPERS: &str = r#"
 /// application's PIN alone by default (SP 800-73-4 part 1 section 3.3.2).
 const DISCOVERY: &str = "7e124f0ba0000003080000100001005f2f02";
 
-fn start_with_card(card: PivCard) -> (Browser, InsertedCard, Pcscd) {
+fn start_with_card(card: impl Card + 'static) -> (Browser, InsertedCard, Pcscd) {
     let pcscd = Pcscd::start().unwrap();
     let inserted = pcscd.insert(0, card).unwrap();
     let browser = start();
@@ -246,4 +247,47 @@ fn the_page_and_opensc_see_the_same_card() {
     );
     let aid = format!("tryOpen('openBasicChannel', hex('{AID}'))");
     assert!(text(&evaluate(&browser, &aid)).ends_with("9000"));
+}
+
+/// OpenPGP card 3.4: the AID is D2 76 00 01 24 01, the version, manufacturer and serial number.
+#[test]
+fn an_openpgp_card_is_found_by_the_beginning_of_its_aid() {
+    for card in [OpenPgpCard::new().unwrap(), OpenPgpCard::over_t0().unwrap()] {
+        let (browser, _card, _pcscd) = start_with_card(card);
+        let refused = "tryOpen('openSupplementaryChannel', hex('D27600012401'))";
+        assert_eq!(evaluate(&browser, refused), "SENoChannelException");
+        assert_eq!(
+            evaluate(&browser, "tryOpen('openBasicChannel', AID)"),
+            "SENoApplicationException"
+        );
+        evaluate(
+            &browser,
+            "(async () => { self.channel = await piv(hex('D27600012401')); })()",
+        );
+        let aid = evaluate(&browser, "send(channel, '00CA004F', 0)");
+        assert!(text(&aid).starts_with("d27600012401"), "{aid}");
+        assert_eq!(text(&aid).len(), 2 * (16 + 2), "{aid}");
+        // Application related data, which begin with the AID. This card leaves the template's own
+        // tag away. Over T=0 they come whole too.
+        let related = evaluate(&browser, "send(channel, '00CA006E', 0)");
+        let beginning = format!("4f10{}", text(&aid).trim_end_matches("9000"));
+        assert!(text(&related).starts_with(&beginning), "{related}");
+        assert!(text(&related).ends_with("9000"), "{related}");
+        assert!(text(&related).len() > 2 * 200, "{related}");
+
+        // Wrong PINs are answers, and spend tries; the right one is good until the reset.
+        let verify = |pin: &str| evaluate(&browser, &format!("send(channel, '00200081{pin}')"));
+        assert_eq!(verify(""), "63c3");
+        assert_eq!(verify("363534333231"), "63c2");
+        assert_eq!(verify("313233343536"), "9000");
+        assert_eq!(verify(""), "9000");
+        evaluate(&browser, "channel.session.reader.reset()");
+        evaluate(
+            &browser,
+            "(async () => { self.channel = await piv(hex('D27600012401')); })()",
+        );
+        assert_eq!(verify(""), "63c3");
+        // An instruction that it does not have.
+        assert_eq!(evaluate(&browser, "send(channel, '00FE0000')"), "6d00");
+    }
 }

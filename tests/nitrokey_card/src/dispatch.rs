@@ -20,22 +20,22 @@ use trussed_staging::{StagingBackend, StagingContext};
 use trussed_wrap_key_to_file::WrapKeyToFileExtension;
 
 /// What the application calls the platform through.
-pub(crate) type Client<'a> = trussed::virt::Client<'a, Dispatcher>;
+pub type Client<'a> = trussed::virt::Client<'a, Dispatcher>;
 
 /// In the order in which they are asked.
-pub(crate) const BACKENDS: &[BackendId<Backend>] = &[
+pub const BACKENDS: &[BackendId<Backend>] = &[
     BackendId::Custom(Backend::Staging),
     BackendId::Custom(Backend::Auth),
     BackendId::Core,
 ];
 
-pub(crate) enum Backend {
+pub enum Backend {
     Auth,
     Staging,
 }
 
 #[derive(Clone, Copy)]
-pub(crate) enum Extension {
+pub enum Extension {
     Auth,
     Chunked,
     Hpke,
@@ -59,7 +59,7 @@ impl TryFrom<u8> for Extension {
     }
 }
 
-pub(crate) struct Dispatcher {
+pub struct Dispatcher {
     auth: AuthBackend,
     staging: StagingBackend,
 }
@@ -74,7 +74,7 @@ impl Default for Dispatcher {
 }
 
 #[derive(Default)]
-pub(crate) struct Contexts {
+pub struct Contexts {
     auth: AuthContext,
     staging: StagingContext,
 }

@@ -2,23 +2,24 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! Nitrokey's PIV application (`piv-authenticator`) as a virtual card.
+//! Nitrokey's PIV application (`piv-authenticator`) and OpenPGP application (`opcard`) as virtual
+//! cards.
 //!
-//! It is the firmware of a real token, written by others, and so an independent judge of what the
-//! engine and the broker send. It knows no logical channels (6881) and no secure messaging (6882).
-//! Its keys come from a generator with a fixed seed: it is for tests only.
+//! They are the firmware of a real token, written by others, and so an independent judge of what the
+//! engine and the broker send. They know no logical channels (6881) and no secure messaging (6882).
+//! Their keys come from a generator with a fixed seed: they are for tests only.
 
 mod dispatch;
 
 use std::io;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use heapless::Vec as BoundedVec;
-use iso7816::Command;
-use iso7816::command::FromSliceError;
-use piv_authenticator::{Authenticator, Options};
+use heapless::{Vec as BoundedVec, VecView};
+use iso7816::command::{CommandView, FromSliceError};
+use iso7816::{Command, Status};
 use tempfile::TempDir;
 use trussed::virt::{StorageConfig, StoreConfig, with_platform};
 use virtual_card::{Card, MAX_DELAY};
@@ -48,11 +49,77 @@ const CLA_NOT_SUPPORTED: [u8; 2] = [0x6E, 0x00];
 const INS_SELECT: u8 = 0xA4;
 const INS_GET_RESPONSE: u8 = 0xC0;
 
-/// A PIV card. What it keeps in its file system outlives a reset; its default PIN is 123456.
-pub struct PivCard {
+/// A PIV card; its default PIN is 123456.
+pub type PivCard = NitrokeyCard<Piv>;
+
+/// An OpenPGP card; its default PINs are 123456 for the user and 12345678 for the administrator.
+pub type OpenPgpCard = NitrokeyCard<OpenPgp>;
+
+/// An application of the firmware.
+pub trait Application: Send + 'static {
+    /// What the platform calls it.
+    const NAME: &str;
+    /// It, on a platform that is lent to it.
+    #[doc(hidden)]
+    type Running<'a>;
+
+    #[doc(hidden)]
+    fn start<'a>(client: Client<'a>) -> Self::Running<'a>;
+
+    #[doc(hidden)]
+    fn respond(
+        running: &mut Self::Running<'_>,
+        command: CommandView<'_>,
+        reply: &mut VecView<u8>,
+    ) -> Result<(), Status>;
+}
+
+/// `piv-authenticator`.
+pub struct Piv;
+
+impl Application for Piv {
+    const NAME: &str = "piv";
+    type Running<'a> = piv_authenticator::Authenticator<Client<'a>>;
+
+    fn start<'a>(client: Client<'a>) -> Self::Running<'a> {
+        piv_authenticator::Authenticator::new(client, piv_authenticator::Options::default())
+    }
+
+    fn respond(
+        running: &mut Self::Running<'_>,
+        command: CommandView<'_>,
+        reply: &mut VecView<u8>,
+    ) -> Result<(), Status> {
+        running.respond(command, reply)
+    }
+}
+
+/// `opcard`.
+pub struct OpenPgp;
+
+impl Application for OpenPgp {
+    const NAME: &str = "opcard";
+    type Running<'a> = opcard::Card<Client<'a>>;
+
+    fn start<'a>(client: Client<'a>) -> Self::Running<'a> {
+        opcard::Card::new(client, opcard::Options::default())
+    }
+
+    fn respond(
+        running: &mut Self::Running<'_>,
+        command: CommandView<'_>,
+        reply: &mut VecView<u8>,
+    ) -> Result<(), Status> {
+        running.handle(command, reply)
+    }
+}
+
+/// A card. What it keeps in its file system outlives a reset.
+pub struct NitrokeyCard<A> {
     atr: &'static [u8],
     storage: TempDir,
     powered: Option<Powered>,
+    application: PhantomData<A>,
 }
 
 /// The application from one reset to the next, on a thread of its own: its platform is lent to it
@@ -63,7 +130,7 @@ struct Powered {
     thread: JoinHandle<()>,
 }
 
-impl PivCard {
+impl<A: Application> NitrokeyCard<A> {
     /// A new card, not powered yet.
     pub fn new() -> io::Result<Self> {
         Self::with_atr(&ATR)
@@ -80,9 +147,12 @@ impl PivCard {
             atr,
             storage: TempDir::new()?,
             powered: None,
+            application: PhantomData,
         })
     }
+}
 
+impl<A> NitrokeyCard<A> {
     fn power_down(&mut self) {
         if let Some(Powered {
             commands, thread, ..
@@ -95,7 +165,7 @@ impl PivCard {
     }
 }
 
-impl Card for PivCard {
+impl<A: Application> Card for NitrokeyCard<A> {
     fn atr(&self) -> &[u8] {
         self.atr
     }
@@ -108,7 +178,7 @@ impl Card for PivCard {
         self.powered = Some(Powered {
             commands,
             answers,
-            thread: thread::spawn(move || run(storage, &received, &answer)),
+            thread: thread::spawn(move || run::<A>(storage, &received, &answer)),
         });
     }
 
@@ -123,29 +193,29 @@ impl Card for PivCard {
     }
 }
 
-impl Drop for PivCard {
+impl<A> Drop for NitrokeyCard<A> {
     fn drop(&mut self) {
         self.power_down();
     }
 }
 
 /// Carries out commands until no more can come.
-fn run(storage: PathBuf, commands: &Receiver<Vec<u8>>, answer: &Sender<Vec<u8>>) {
+fn run<A: Application>(storage: PathBuf, commands: &Receiver<Vec<u8>>, answer: &Sender<Vec<u8>>) {
     let store = StoreConfig {
         internal: StorageConfig::filesystem(storage.join("internal")),
         external: StorageConfig::filesystem(storage.join("external")),
         volatile: StorageConfig::ram(),
     };
     with_platform(store, |platform| {
-        platform.run_client_with_backends("piv", Dispatcher::default(), BACKENDS, |client| {
-            let mut application = Application {
-                piv: Authenticator::new(client, Options::default()),
+        platform.run_client_with_backends(A::NAME, Dispatcher::default(), BACKENDS, |client| {
+            let mut firmware = Firmware::<A> {
+                application: A::start(client),
                 is_selected: false,
                 chained: None,
                 pending: Vec::new(),
             };
             for command in commands {
-                if answer.send(application.transmit(&command)).is_err() {
+                if answer.send(firmware.transmit(&command)).is_err() {
                     break;
                 }
             }
@@ -155,8 +225,8 @@ fn run(storage: PathBuf, commands: &Receiver<Vec<u8>>, answer: &Sender<Vec<u8>>)
 
 /// What the application expects of the firmware around it: command chaining, and responses in
 /// parts.
-struct Application<'a> {
-    piv: Authenticator<Client<'a>>,
+struct Firmware<'a, A: Application> {
+    application: A::Running<'a>,
     is_selected: bool,
     /// The links of a chain so far.
     chained: Option<Command<MAX_COMMAND>>,
@@ -164,7 +234,7 @@ struct Application<'a> {
     pending: Vec<u8>,
 }
 
-impl Application<'_> {
+impl<A: Application> Firmware<'_, A> {
     fn transmit(&mut self, bytes: &[u8]) -> Vec<u8> {
         let link = match Command::<MAX_COMMAND>::try_from(bytes) {
             Ok(command) => command,
@@ -196,7 +266,7 @@ impl Application<'_> {
         }
 
         let mut reply = BoundedVec::<u8, MAX_RESPONSE>::new();
-        match self.piv.respond(command.as_view(), &mut reply) {
+        match A::respond(&mut self.application, command.as_view(), &mut reply) {
             Ok(()) => {
                 self.is_selected |= instruction == INS_SELECT;
                 self.pending = reply.to_vec();
