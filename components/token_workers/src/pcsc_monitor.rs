@@ -107,7 +107,12 @@ fn watch(context: &Context, replies: &IpcSender<Frame>) -> Result<(), Error> {
         // A reader that was just added is reported at once, because its state is not known yet.
         if states.len() > 1 || reported.is_some() {
             match context.get_status_change(Some(limit), &mut states) {
-                Ok(()) | Err(Error::Timeout | Error::UnknownReader) => {}
+                Ok(()) | Err(Error::Timeout) => {}
+                // One of them has gone since they were listed, and nothing new is known of the others.
+                Err(Error::UnknownReader) => {
+                    limit = LIST_SOON;
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -141,8 +141,12 @@ fn transmit(
         });
         match response.and_then(|response| response) {
             // The service has no event for the end of another program's transaction.
-            Err(WorkerError::Busy) if Instant::now() + BUSY_PAUSE < deadline => {
-                std::thread::sleep(BUSY_PAUSE);
+            Err(WorkerError::Busy) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                std::thread::sleep(left.min(BUSY_PAUSE));
+                if Instant::now() >= deadline {
+                    return Err(WorkerError::Busy);
+                }
             }
             response => return Ok(response?.encode()),
         }

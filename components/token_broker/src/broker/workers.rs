@@ -395,6 +395,8 @@ impl Broker {
                 }
             }
             Step::ResetBasic | Step::SelectDefault => {
+                // What was selected there is selected still, with a PIN that was verified.
+                reader.needs_reset |= response.status.is_error();
                 reader.channels.remove(&ChannelNumber::BASIC);
             }
             Step::Connect { .. } | Step::Transmit(_) | Step::Reset(_) | Step::Disconnect => {
