@@ -171,6 +171,24 @@ fn rules_whose_author_knew_the_request_only() {
     assert_eq!(as_requested(&rules, &[7; 17]), UNNAMED);
 }
 
+/// In whatever order the rules are given or kept.
+#[test]
+fn many_applications_with_the_same_beginnings() {
+    let name = |number: u8| [&S1[..], &[number / 16, number % 16]].concat();
+    let rules: Vec<_> = (0..=255)
+        .map(|number| always(AidRef::Aid(aid(&name(number))), sha1(X)))
+        .collect();
+    let set = RuleSet::new(rules);
+    for number in 0..=255 {
+        let name = name(number);
+        assert!((0..=name.len()).all(|length| set.may_select(&name[..length], &app(X))));
+        assert!(!set.may_select(&name, &app(Y)));
+        assert_eq!(set.access_as_requested(&name, &app(X)), Access::Always);
+        assert_eq!(set.access_as_requested(&name[..7], &app(X)), UNNAMED);
+    }
+    assert!(!set.may_select(&[&S1[..], &[16]].concat(), &app(X)));
+}
+
 fn small_rules() -> impl Strategy<Value = Vec<Rule>> {
     let name = proptest::collection::vec(0..2_u8, 5..8);
     let aid_ref = prop_oneof![
