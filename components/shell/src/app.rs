@@ -6,28 +6,45 @@
 //! it, one [`App::turn`] whenever they are woken.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Instant;
+
+use crossbeam_channel::Receiver;
 
 use log::{error, warn};
 use servo::user_contents::UserStyleSheet;
 use servo::{
-    AllowOrDenyRequest, ConsoleLogLevel, CreateNewWebViewRequest, Cursor, DeviceIntPoint,
-    DeviceIntSize, EmbedderControl, EmbedderControlId, EventLoopWaker, InputEventId,
-    InputEventResult, LoadStatus, Opts, PermissionRequest, ScreenGeometry, Servo, ServoBuilder,
-    ServoDelegate, ServoError, TraversalId, UserContentManager, WebResourceLoad, WebView,
-    WebViewBuilder, WebViewDelegate, WebViewId,
+    AllowOrDenyRequest, AuthenticationRequest, ConsoleLogLevel, CreateNewWebViewRequest, Cursor,
+    DeviceIntPoint, DeviceIntSize, EmbedderControl, EmbedderControlId, EventLoopWaker,
+    InputEventId, InputEventResult, LoadStatus, Opts, PermissionRequest, ScreenGeometry, Servo,
+    ServoBuilder, ServoDelegate, ServoError, TraversalId, UserContentManager, WebResourceLoad,
+    WebView, WebViewBuilder, WebViewDelegate, WebViewId,
 };
 use url::Url;
 
 use crate::browser_window::{BrowserWindow, Platform, PlatformWindow, WindowId};
-use crate::cli::Settings;
+use crate::chrome::tokens_page::{TokenOverview, TokensPage};
+use crate::chrome::{Action, PageView, Security, TabId, TabView};
+use crate::cli::{self, Settings};
 use crate::demo;
 use crate::page_text::PageText;
 use crate::profile::Profile;
+use crate::prompts::{self, Mode, PromptHost, Prompts};
 use crate::shutdown::{self, Signals};
+use crate::tab::{Popup, TabState, webview_number};
 use crate::tokens;
 use crate::webdriver::WebDriver;
+
+/// Most tabs of a window that pages can open.
+const MAX_TABS: usize = 100;
+
+/// The title of the engine's page in place of one whose certificate is not trusted.
+const CERTIFICATE_ERROR_TITLE: &str = "Certificate error";
+
+/// How much one step makes a page larger or smaller.
+const ZOOM_STEP: f32 = 1.1;
 
 /// The running browser.
 ///
@@ -45,6 +62,15 @@ pub struct App {
     servo: Servo,
     windows: RefCell<Vec<Rc<BrowserWindow>>>,
     focused: Cell<Option<WindowId>>,
+    /// The window that has the focus of the window system now.
+    has_focus: Cell<Option<WindowId>>,
+    prompts: RefCell<Prompts>,
+    prompt_messages: Receiver<prompts::Message>,
+    prompt_host: Arc<dyn PromptHost>,
+    token_overview: Option<Arc<dyn TokenOverview>>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    /// Hosts whose certificate was not trusted when it was looked at. The user may have made exceptions for them.
+    unverified_hosts: RefCell<HashSet<String>>,
     profile: Profile,
 }
 
@@ -53,6 +79,10 @@ impl App {
     pub fn start(settings: Settings, waker: Box<dyn EventLoopWaker>) -> Result<Rc<Self>, String> {
         let profile = Profile::open(&settings)?;
         let signals = Signals::listen(waker.clone())?;
+        let (prompt_host, prompt_messages) = {
+            let waker = waker.clone();
+            prompts::channel(Box::new(move || waker.wake()))
+        };
         let servo = build_engine(&settings, &profile, waker.clone())?;
         servo.setup_logging();
 
@@ -60,14 +90,30 @@ impl App {
         for (source, url) in &settings.user_stylesheets {
             user_content.add_stylesheet(Rc::new(UserStyleSheet::new(source.clone(), url.clone())));
         }
+        let wake: Arc<dyn Fn() + Send + Sync> = {
+            let waker = waker.clone();
+            Arc::new(move || waker.wake())
+        };
         let webdriver = settings
             .webdriver
             .map(|port| WebDriver::start(port, waker, settings.preferences.clone()));
         let page_text =
             (settings.headless && webdriver.is_none()).then(|| PageText::new(settings.demo));
 
+        let mode = if settings.headless && settings.webdriver.is_none() {
+            Mode::Nobody
+        } else {
+            Mode::Ask
+        };
         let app = Rc::new_cyclic(|me: &Weak<App>| Self {
             me: me.clone(),
+            prompts: RefCell::new(Prompts::new(mode)),
+            prompt_messages,
+            prompt_host,
+            token_overview: token_overview(&settings),
+            wake,
+            has_focus: Cell::new(None),
+            unverified_hosts: Default::default(),
             settings,
             signals,
             webdriver,
@@ -99,9 +145,22 @@ impl App {
     pub fn open_first_window(&self, platform: &dyn Platform) -> Result<(), String> {
         let window = self.open_window(platform.open_window()?);
         self.focus_window(window.platform.id());
-        self.new_webview(&window, self.settings.url.clone());
+        let webview = self.new_webview(&window, self.settings.url.clone());
+        self.show_samples(webview_number(webview.id()));
         Ok(())
     }
+
+    #[cfg(feature = "samples")]
+    fn show_samples(&self, webview: u64) {
+        crate::samples::show(
+            self.prompt_host.as_ref(),
+            webview,
+            &self.settings.sample_prompts,
+        );
+    }
+
+    #[cfg(not(feature = "samples"))]
+    fn show_samples(&self, _webview: u64) {}
 
     /// Does everything that is pending. Returns the program's exit code when it is to end.
     pub fn turn(&self, platform: &dyn Platform) -> Option<u8> {
@@ -112,8 +171,14 @@ impl App {
         if let Some(webdriver) = &self.webdriver {
             webdriver.start_queued_loads(self);
         }
+        for message in self.prompt_messages.try_iter() {
+            self.prompts.borrow_mut().receive(message, Instant::now());
+            for window in self.windows() {
+                window.schedule_paint();
+            }
+        }
         for window in self.windows() {
-            window.paint_if_needed();
+            window.paint_if_needed(self);
         }
         if let Some(page_text) = &self.page_text
             && let Some(result) = page_text.step(self.active_webview().as_ref())
@@ -139,7 +204,11 @@ impl App {
     pub fn deadline(&self) -> Option<Instant> {
         let page_text = self.page_text.as_ref().map(PageText::deadline);
         let webdriver = self.webdriver.as_ref().and_then(WebDriver::deadline);
-        page_text.into_iter().chain(webdriver).min()
+        let windows = self.windows.borrow();
+        let paint = windows
+            .iter()
+            .filter_map(|window| window.platform.next_paint());
+        page_text.into_iter().chain(webdriver).chain(paint).min()
     }
 
     /// Ends the program after this turn.
@@ -248,10 +317,15 @@ impl App {
             webdriver.webview_closed(id);
         }
         window.remove(id);
-        if window.webviews().is_empty() {
+        self.prompts.borrow_mut().tab_left(webview_number(id));
+        self.drop_if_empty(&window);
+    }
+
+    fn drop_if_empty(&self, window: &Rc<BrowserWindow>) {
+        if window.is_empty() {
             self.windows
                 .borrow_mut()
-                .retain(|other| !Rc::ptr_eq(other, &window));
+                .retain(|other| !Rc::ptr_eq(other, window));
         }
     }
 
@@ -260,10 +334,265 @@ impl App {
         let Some(window) = self.window(id) else {
             return;
         };
+        window.close_tokens();
         for webview in window.webviews() {
             self.close_webview(webview.id());
         }
+        self.drop_if_empty(&window);
     }
+
+    /// The window system has given the focus to a window, or taken it away.
+    pub fn window_focus_changed(&self, id: WindowId, focused: bool) {
+        if focused {
+            self.focus_window(id);
+            self.has_focus.set(Some(id));
+        } else if self.has_focus.get() == Some(id) {
+            self.has_focus.set(None);
+        }
+        if let Some(window) = self.window(id) {
+            if let Some(webview) = window.shown() {
+                webview.set_focused(focused);
+            }
+            window.schedule_paint();
+        }
+    }
+
+    /// Whether the user looks at one of our windows.
+    pub fn any_window_has_focus(&self) -> bool {
+        self.has_focus.get().is_some()
+    }
+
+    /// What a new window shows on its page of tokens.
+    pub fn tokens_page(&self) -> TokensPage {
+        TokensPage::new(self.token_overview.clone(), self.wake.clone())
+    }
+
+    /// The prompts that wait.
+    pub fn prompts(&self) -> &RefCell<Prompts> {
+        &self.prompts
+    }
+
+    /// The tab in whose place a prompt may be shown in a window now: the one that the user looks at.
+    pub fn tab_for_prompts(&self, window: &BrowserWindow) -> Option<u64> {
+        if self.has_focus.get() != Some(window.platform.id()) {
+            return None;
+        }
+        Some(webview_number(window.shown()?.id()))
+    }
+
+    /// Whether a prompt is in sight in a window.
+    pub fn shows_prompt(&self, window: &BrowserWindow) -> bool {
+        self.tab_for_prompts(window)
+            .is_some_and(|tab| self.prompts.borrow().is_waiting(tab))
+    }
+
+    /// The tabs of a window.
+    pub fn tab_views(&self, window: &BrowserWindow) -> Vec<TabView> {
+        let pages = window.webviews().into_iter().map(|webview| TabView {
+            id: TabId::Page(webview_number(webview.id())),
+            title: BrowserWindow::title(&webview),
+            loading: webview.load_status() != LoadStatus::Complete,
+        });
+        let tokens = window.tabs().contains(&TabId::Tokens).then(|| TabView {
+            id: TabId::Tokens,
+            title: "Tokens and permissions".to_owned(),
+            loading: false,
+        });
+        pages.chain(tokens).collect()
+    }
+
+    /// The page that a window shows.
+    pub fn page_view(&self, webview: &WebView, state: &TabState) -> PageView {
+        let url = webview.url();
+        PageView {
+            security: url
+                .as_ref()
+                .map_or(Security::Local, |url| self.security(url)),
+            url: url.map(String::from).unwrap_or_default(),
+            loading: webview.load_status() != LoadStatus::Complete,
+            can_go_back: webview.can_go_back(),
+            can_go_forward: webview.can_go_forward(),
+            zoom: webview.page_zoom(),
+            status: state.status.clone(),
+            notice: state.notice.clone(),
+        }
+    }
+
+    fn security(&self, url: &Url) -> Security {
+        match url.scheme() {
+            "https" | "wss" => {
+                let unverified = self.settings.ignore_certificate_errors
+                    || url
+                        .host_str()
+                        .is_none_or(|host| self.unverified_hosts.borrow().contains(host));
+                if unverified {
+                    Security::Unverified
+                } else {
+                    Security::Secure
+                }
+            }
+            "about" | "data" | "file" | "blob" => Security::Local,
+            _ => Security::Insecure,
+        }
+    }
+
+    /// Does what the user wants in a window.
+    pub fn perform(&self, window: &Rc<BrowserWindow>, action: Action) {
+        let page = window.shown();
+        match action {
+            Action::Load(typed) => match cli::parse_address(&typed) {
+                Ok(url) => match page {
+                    Some(page) => page.load(url),
+                    None => {
+                        let webview = self.new_webview(window, url);
+                        window.activate(webview.id());
+                    }
+                },
+                Err(error) => self.notice(window, error),
+            },
+            Action::Back => {
+                if let Some(page) = page.filter(WebView::can_go_back) {
+                    page.go_back(1);
+                }
+            }
+            Action::Forward => {
+                if let Some(page) = page.filter(WebView::can_go_forward) {
+                    page.go_forward(1);
+                }
+            }
+            Action::Reload => {
+                if let Some(page) = page {
+                    page.reload();
+                }
+            }
+            // The engine has no other way to be told.
+            Action::Stop => {
+                if let Some(page) = page {
+                    page.evaluate_javascript("window.stop()", |_| {});
+                }
+            }
+            Action::NewTab => {
+                let webview = self.new_webview(window, blank());
+                window.activate(webview.id());
+            }
+            Action::Close(TabId::Tokens) => {
+                window.close_tokens();
+                self.drop_if_empty(window);
+            }
+            Action::Close(TabId::Page(number)) => {
+                let page = window
+                    .webviews()
+                    .into_iter()
+                    .find(|webview| webview_number(webview.id()) == number);
+                if let Some(page) = page {
+                    self.close_webview(page.id());
+                }
+            }
+            Action::Activate(tab) => self.show_tab(window, tab),
+            Action::ResetZoom => {
+                if let Some(page) = page {
+                    page.set_page_zoom(1.0);
+                }
+            }
+            Action::Answer(id, answer) => {
+                self.prompts.borrow_mut().answer(id, answer, Instant::now());
+            }
+            Action::PromptMoved => self.prompts.borrow_mut().disturbed(Instant::now()),
+            Action::ClearConsole => self.with_state(window, |state| state.console.clear()),
+            Action::DismissNotice => self.with_state(window, |state| state.notice = None),
+        }
+        window.schedule_paint();
+    }
+
+    fn with_state(&self, window: &BrowserWindow, change: impl FnOnce(&mut TabState)) {
+        if let Some(state) = window
+            .shown()
+            .and_then(|webview| window.state(webview.id()))
+        {
+            change(&mut state.borrow_mut());
+        }
+    }
+
+    fn notice(&self, window: &BrowserWindow, text: impl Into<String>) {
+        let text = text.into();
+        self.with_state(window, |state| state.notice = Some(text));
+    }
+
+    fn page_notice(&self, webview: &WebView, text: &str) {
+        warn!("{text}");
+        if let Some(window) = self.window_of(webview.id())
+            && let Some(state) = window.state(webview.id())
+        {
+            state.borrow_mut().notice = Some(text.to_owned());
+            window.schedule_paint();
+        }
+    }
+
+    /// Shows a tab. What takes the whole screen gives it back.
+    pub fn show_tab(&self, window: &BrowserWindow, tab: TabId) {
+        if window.shown_tab() != Some(tab) {
+            self.leave_fullscreen(window);
+        }
+        window.show_tab(tab);
+    }
+
+    /// Shows the tab that comes so many places after the one that is shown.
+    pub fn step_tab(&self, window: &BrowserWindow, step: isize) {
+        let tabs = window.tabs();
+        let current = window.shown_tab();
+        if let Some(current) = tabs.iter().position(|tab| Some(*tab) == current)
+            && let Ok(count) = isize::try_from(tabs.len())
+            && let Ok(current) = isize::try_from(current)
+            && let Ok(next) = usize::try_from((current + step).rem_euclid(count))
+        {
+            self.show_tab(window, tabs[next]);
+        }
+    }
+
+    /// Makes the page larger or smaller by so many steps.
+    pub fn zoom(&self, window: &BrowserWindow, steps: i32) {
+        if let Some(page) = window.shown() {
+            let zoom = page.page_zoom() * ZOOM_STEP.powi(steps);
+            // Steps back and forth end where they began.
+            let zoom = if (zoom - 1.0).abs() < 0.01 { 1.0 } else { zoom };
+            page.set_page_zoom(zoom.clamp(0.3, 5.0));
+            window.schedule_paint();
+        }
+    }
+
+    /// Leaves fullscreen, if a page of this window is there. Says whether one was.
+    pub fn leave_fullscreen(&self, window: &BrowserWindow) -> bool {
+        let mut was_there = false;
+        for webview in window.webviews() {
+            if let Some(state) = window.state(webview.id())
+                && std::mem::take(&mut state.borrow_mut().fullscreen)
+            {
+                was_there = true;
+                webview.exit_fullscreen();
+                window.platform.set_fullscreen(false);
+            }
+        }
+        was_there
+    }
+
+    /// The user has clicked in a page, or pressed a key in it.
+    pub fn note_user_input(&self, window: &BrowserWindow) {
+        self.with_state(window, |state| state.note_input(Instant::now()));
+    }
+}
+
+fn blank() -> Url {
+    Url::parse("about:blank").expect("the constant is a URL")
+}
+
+#[cfg(feature = "samples")]
+fn token_overview(settings: &Settings) -> Option<Arc<dyn TokenOverview>> {
+    crate::samples::overview(settings.sample_tokens.as_deref()?)
+}
+
+#[cfg(not(feature = "samples"))]
+fn token_overview(_settings: &Settings) -> Option<Arc<dyn TokenOverview>> {
+    None
 }
 
 fn build_engine(
@@ -295,11 +624,18 @@ impl WebViewDelegate for App {
 
     fn notify_new_frame_ready(&self, webview: WebView) {
         if let Some(window) = self.window_of(webview.id()) {
-            window.schedule_paint();
+            window.schedule_page_paint();
         }
     }
 
-    fn notify_page_title_changed(&self, webview: WebView, _title: Option<String>) {
+    fn notify_page_title_changed(&self, webview: WebView, title: Option<String>) {
+        // A page that takes this title only lowers what the browser says of its own host.
+        if title.as_deref() == Some(CERTIFICATE_ERROR_TITLE)
+            && let Some(url) = webview.url()
+            && let Some(host) = url.host_str()
+        {
+            self.unverified_hosts.borrow_mut().insert(host.to_owned());
+        }
         if let Some(window) = self.window_of(webview.id()) {
             window.update_title();
         }
@@ -315,12 +651,40 @@ impl WebViewDelegate for App {
     }
 
     fn notify_cursor_changed(&self, webview: WebView, cursor: Cursor) {
-        if let Some(window) = self.window_of(webview.id()) {
+        if let Some(window) = self.window_of(webview.id())
+            && window.shown().is_some_and(|shown| shown == webview)
+        {
             window.platform.set_cursor(cursor);
         }
     }
 
+    fn notify_status_text_changed(&self, webview: WebView, status: Option<String>) {
+        if let Some(window) = self.window_of(webview.id())
+            && let Some(state) = window.state(webview.id())
+        {
+            state.borrow_mut().status = status;
+            window.schedule_paint();
+        }
+    }
+
+    fn notify_history_changed(&self, webview: WebView, _entries: Vec<Url>, _current: usize) {
+        if let Some(window) = self.window_of(webview.id()) {
+            window.schedule_paint();
+        }
+    }
+
     fn notify_load_status_changed(&self, webview: WebView, status: LoadStatus) {
+        if let Some(window) = self.window_of(webview.id()) {
+            window.schedule_paint();
+            if status == LoadStatus::Started
+                && let Some(state) = window.state(webview.id())
+            {
+                self.prompts
+                    .borrow_mut()
+                    .tab_left(webview_number(webview.id()));
+                state.borrow_mut().document_changed();
+            }
+        }
         if status != LoadStatus::Complete {
             return;
         }
@@ -358,6 +722,10 @@ impl WebViewDelegate for App {
             "A page crashed: {reason}\n{}",
             backtrace.unwrap_or_default()
         );
+        self.prompts
+            .borrow_mut()
+            .tab_left(webview_number(webview.id()));
+        self.page_notice(&webview, "This page has crashed. Reload it to try again.");
         if let Some(webdriver) = &self.webdriver {
             webdriver.crashed(webview.id());
         }
@@ -367,18 +735,33 @@ impl WebViewDelegate for App {
     }
 
     fn notify_fullscreen_state_changed(&self, webview: WebView, fullscreen: bool) {
-        if let Some(window) = self.window_of(webview.id()) {
-            window.platform.set_fullscreen(fullscreen);
+        let Some(window) = self.window_of(webview.id()) else {
+            return;
+        };
+        // Only what the user looks at gets the screen. The toolbar stays, so that nothing can take its place.
+        if fullscreen && window.shown().is_none_or(|shown| shown != webview) {
+            return webview.exit_fullscreen();
         }
+        if let Some(state) = window.state(webview.id()) {
+            state.borrow_mut().fullscreen = fullscreen;
+        }
+        window.platform.set_fullscreen(fullscreen);
     }
 
     fn request_move_to(&self, webview: WebView, position: DeviceIntPoint) {
+        // A window that moves under the pointer makes the user click on something else.
+        if self.webdriver.is_none() {
+            return;
+        }
         if let Some(window) = self.window_of(webview.id()) {
             window.platform.move_to(position);
         }
     }
 
     fn request_resize_to(&self, webview: WebView, outer_size: DeviceIntSize) {
+        if self.webdriver.is_none() {
+            return;
+        }
         if let Some(window) = self.window_of(webview.id()) {
             let limited = outer_size.min(window.platform.screen_size());
             if let Some(size) = window.platform.resize_to(limited) {
@@ -391,42 +774,94 @@ impl WebViewDelegate for App {
         let Some(window) = self.window_of(parent.id()) else {
             return;
         };
+        if self.webdriver.is_none() {
+            // One thing that the user does in a page opens one tab.
+            let allowed = window
+                .state(parent.id())
+                .is_some_and(|state| state.borrow_mut().take_popup_permission(Instant::now()));
+            if !allowed || window.webviews().len() >= MAX_TABS {
+                return self.page_notice(&parent, "This page tried to open a tab.");
+            }
+        }
+        let is_shown = window.shown().is_some_and(|shown| shown == parent);
         let webview = self.add_webview(
             &window,
             request.builder(window.platform.rendering_context()),
         );
         // Under WebDriver the current window changes only when the client says so.
-        if self.webdriver.is_none() {
-            window.activate(webview.id());
+        if self.webdriver.is_none() && is_shown {
+            self.show_tab(&window, TabId::Page(webview_number(webview.id())));
         }
     }
 
+    fn request_authentication(&self, webview: WebView, request: AuthenticationRequest) {
+        let who = if request.for_proxy() {
+            "A proxy server asks"
+        } else {
+            "This page asks"
+        };
+        let text = format!("{who} for a user name and a password, which this browser cannot send.");
+        self.page_notice(&webview, &text);
+    }
+
     fn request_permission(&self, _webview: WebView, request: PermissionRequest) {
-        // Nobody can be asked yet.
+        // The browser asks about tokens only.
         request.deny();
     }
 
     fn show_embedder_control(&self, webview: WebView, control: EmbedderControl) {
-        match control {
-            EmbedderControl::SimpleDialog(dialog) => match &self.webdriver {
-                Some(webdriver) => webdriver.dialog_opened(webview.id(), dialog),
-                None => {
+        let id = control.id();
+        let user = self
+            .window_of(webview.id())
+            .filter(|window| self.webdriver.is_none() && window.platform.has_user());
+        let state = user.as_ref().and_then(|window| window.state(webview.id()));
+        match (control, state) {
+            (EmbedderControl::SimpleDialog(dialog), state) => match (&self.webdriver, state) {
+                (Some(webdriver), _) => webdriver.dialog_opened(webview.id(), dialog),
+                (None, Some(state)) => state.borrow_mut().open_dialog(id, dialog),
+                (None, None) => {
                     warn!("A page's dialog was dismissed: {}", dialog.message());
                     dialog.dismiss();
                 }
             },
-            EmbedderControl::FilePicker(picker) => picker.dismiss(),
+            (EmbedderControl::SelectElement(select), Some(state)) => {
+                state.borrow_mut().popup = Some(Popup::Select(select));
+            }
+            (EmbedderControl::ContextMenu(menu), Some(state)) => {
+                state.borrow_mut().popup = Some(Popup::Menu(menu));
+            }
+            (EmbedderControl::FilePicker(picker), state) => {
+                picker.dismiss();
+                if state.is_some() {
+                    self.page_notice(
+                        &webview,
+                        "This page asks for a file, which this browser cannot give it.",
+                    );
+                }
+            }
             // There is nothing to show these with. Dropped, they answer that the user chose nothing.
-            EmbedderControl::SelectElement(_)
-            | EmbedderControl::ColorPicker(_)
-            | EmbedderControl::InputMethod(_)
-            | EmbedderControl::ContextMenu(_) => {}
+            (
+                EmbedderControl::SelectElement(_)
+                | EmbedderControl::ColorPicker(_)
+                | EmbedderControl::InputMethod(_)
+                | EmbedderControl::ContextMenu(_),
+                _,
+            ) => {}
+        }
+        if let Some(window) = user {
+            window.schedule_paint();
         }
     }
 
     fn hide_embedder_control(&self, webview: WebView, control: EmbedderControlId) {
         if let Some(webdriver) = &self.webdriver {
             webdriver.dialog_closed(webview.id(), control);
+        }
+        if let Some(window) = self.window_of(webview.id())
+            && let Some(state) = window.state(webview.id())
+        {
+            state.borrow_mut().close_control(control);
+            window.schedule_paint();
         }
     }
 
@@ -436,8 +871,14 @@ impl WebViewDelegate for App {
         }
     }
 
-    fn show_console_message(&self, _webview: WebView, level: ConsoleLogLevel, message: String) {
-        log_console_message(level, &message);
+    fn show_console_message(&self, webview: WebView, level: ConsoleLogLevel, message: String) {
+        log_console_message(level.clone(), &message);
+        if let Some(window) = self.window_of(webview.id())
+            && let Some(state) = window.state(webview.id())
+        {
+            state.borrow_mut().log(level, &message);
+            window.schedule_paint();
+        }
     }
 }
 

@@ -86,6 +86,16 @@ pub struct Cli {
     /// Run page content in the main process (for development: no isolation)
     #[arg(long)]
     single_process: bool,
+
+    /// Show a prompt with sample data in the first tab, and print its answer. May be repeated
+    #[cfg(feature = "samples")]
+    #[arg(long = "sample-prompt", value_name = "NAME")]
+    sample_prompts: Vec<String>,
+
+    /// Show sample data on the page of tokens, or "empty"
+    #[cfg(feature = "samples")]
+    #[arg(long = "sample-tokens", value_name = "NAME")]
+    sample_tokens: Option<String>,
 }
 
 /// What the command line asked for, checked: files can be read, preferences exist and have the right type.
@@ -120,6 +130,12 @@ pub struct Settings {
     pub token_config: TokenConfig,
     /// Run page content in the main process.
     pub single_process: bool,
+    /// Sample prompts to show.
+    #[cfg(feature = "samples")]
+    pub sample_prompts: Vec<String>,
+    /// Sample data for the page of tokens.
+    #[cfg(feature = "samples")]
+    pub sample_tokens: Option<String>,
 }
 
 impl Settings {
@@ -185,6 +201,10 @@ impl Settings {
             private: cli.private,
             token_config,
             single_process: cli.single_process,
+            #[cfg(feature = "samples")]
+            sample_prompts: cli.sample_prompts,
+            #[cfg(feature = "samples")]
+            sample_tokens: cli.sample_tokens,
         })
     }
 }
@@ -222,12 +242,8 @@ fn parse_size(input: &str) -> Result<PhysicalSize<u32>, String> {
 
 /// Reads a URL, the path of an existing file, or a host name to be reached over HTTPS, in this order.
 fn parse_url(input: &str) -> Result<Url, String> {
-    match Url::parse(input) {
-        // `localhost:8000` parses as scheme `localhost`.
-        Ok(url) if !url.cannot_be_a_base() || matches!(url.scheme(), "about" | "data" | "blob") => {
-            return Ok(url);
-        }
-        _ => {}
+    if let Some(url) = parse_whole_url(input) {
+        return Ok(url);
     }
     if let Ok(path) = Path::new(input).canonicalize()
         && let Ok(url) = Url::from_file_path(path)
@@ -236,6 +252,24 @@ fn parse_url(input: &str) -> Result<Url, String> {
     }
     Url::parse(&format!("https://{input}"))
         .map_err(|error| format!("{input:?} is not a URL: {error}"))
+}
+
+/// Reads what the user has typed as an address: as [`parse_url`] does, but files only by their whole path.
+pub fn parse_address(input: &str) -> Result<Url, String> {
+    let input = input.trim();
+    match parse_whole_url(input) {
+        Some(url) => Ok(url),
+        None if input.starts_with('/') => parse_url(input),
+        None => Url::parse(&format!("https://{input}"))
+            .map_err(|error| format!("This is not an address: {error}.")),
+    }
+}
+
+fn parse_whole_url(input: &str) -> Option<Url> {
+    // `localhost:8000` parses as scheme `localhost`, and `javascript:` is for pages.
+    Url::parse(input)
+        .ok()
+        .filter(|url| !url.cannot_be_a_base() || matches!(url.scheme(), "about" | "data" | "blob"))
 }
 
 #[cfg(test)]
@@ -273,6 +307,24 @@ mod tests {
         );
         assert_eq!(parse_url("/").unwrap().as_str(), "file:///");
         assert!(parse_url("a b").is_err());
+    }
+
+    #[test]
+    fn addresses() {
+        let address = |input| parse_address(input).map(String::from);
+        assert_eq!(
+            address(" bank.example "),
+            Ok("https://bank.example/".into())
+        );
+        assert_eq!(
+            address("http://bank.example"),
+            Ok("http://bank.example/".into())
+        );
+        assert_eq!(address("/"), Ok("file:///".into()));
+        // There is such a file, but the user did not mean it.
+        assert_eq!(address("Cargo.toml"), Ok("https://cargo.toml/".into()));
+        assert!(address("javascript:alert(1)").is_err());
+        assert!(address("two words").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Instant;
 
 use crossbeam_channel::{Sender, bounded};
 use dpi::PhysicalSize;
@@ -16,7 +17,7 @@ use servo::{
 };
 
 use crate::app::App;
-use crate::browser_window::{Platform, PlatformWindow, WindowId};
+use crate::browser_window::{BrowserWindow, Platform, PlatformWindow, WindowId};
 use crate::cli::Settings;
 
 /// The screen that pages see, in device pixels. Nothing is shown on it.
@@ -138,5 +139,20 @@ impl PlatformWindow for HeadlessWindow {
 
     fn request_paint(&self) -> bool {
         true
+    }
+
+    fn paint(&self, _app: &App, window: &BrowserWindow) {
+        if let Some(webview) = window.active() {
+            webview.paint();
+            self.context.present();
+        }
+    }
+
+    fn next_paint(&self) -> Option<Instant> {
+        None
+    }
+
+    fn has_user(&self) -> bool {
+        false
     }
 }

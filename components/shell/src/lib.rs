@@ -9,15 +9,23 @@
 
 mod app;
 mod browser_window;
+mod chrome;
 mod cli;
 mod content_process;
 mod demo;
+mod dialogs;
 mod headless;
 mod keyboard;
 mod page_text;
 mod prefs;
 mod profile;
+pub mod prompts;
+mod real_window;
+#[cfg(feature = "samples")]
+mod samples;
 mod shutdown;
+mod tab;
+mod text;
 #[cfg_attr(not(feature = "tokens"), path = "no_tokens.rs")]
 mod tokens;
 mod webdriver;

@@ -4,16 +4,17 @@
 
 //! Real windows, and the event loop of the window system.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 
 use dpi::{PhysicalPosition, PhysicalSize};
-use euclid::{Point2D, Scale, Size2D};
+use egui_winit::accesskit_winit;
+use euclid::Scale;
 use servo::{
-    ClipboardAction, Cursor, DeviceIndependentPixel, DeviceIntPoint, DeviceIntRect, DeviceIntSize,
-    DevicePixel, DevicePoint, EventLoopWaker, InputEvent, MouseButton, MouseButtonAction,
-    MouseButtonEvent, MouseLeftViewportEvent, MouseMoveEvent, RenderingContext, Theme, WheelDelta,
-    WheelEvent, WheelMode, WindowRenderingContext,
+    ClipboardAction, DevicePoint, EventLoopWaker, InputEvent, MouseButton, MouseButtonAction,
+    MouseButtonEvent, MouseLeftViewportEvent, MouseMoveEvent, Theme, WheelDelta, WheelEvent,
+    WheelMode,
 };
 use winit::application::ApplicationHandler;
 use winit::event::{
@@ -21,14 +22,15 @@ use winit::event::{
     WindowEvent,
 };
 use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop, EventLoopProxy};
-use winit::keyboard::{Key, ModifiersState};
-use winit::raw_window_handle::{HasDisplayHandle, HasWindowHandle};
-use winit::window::{CursorIcon, Fullscreen, Theme as WinitTheme, Window};
+use winit::keyboard::{Key, ModifiersState, NamedKey};
+use winit::window::Theme as WinitTheme;
 
 use crate::app::App;
 use crate::browser_window::{BrowserWindow, Platform, PlatformWindow, WindowId};
+use crate::chrome::{Action, TabId};
 use crate::cli::Settings;
 use crate::keyboard;
+use crate::real_window::RealWindow;
 
 /// How far a page scrolls for one notch of a mouse wheel, in CSS pixels.
 const LINE_HEIGHT: f64 = 76.0;
@@ -52,11 +54,22 @@ pub fn run(settings: Settings) -> Result<u8, String> {
     }
 }
 
-/// Asks for an [`App::turn`].
+/// What comes to the event loop from elsewhere.
 #[derive(Debug)]
-struct WakeUp;
+pub enum Event {
+    /// Asks for an [`App::turn`].
+    WakeUp,
+    /// A screen reader wants something.
+    Accessibility(accesskit_winit::Event),
+}
 
-struct Waker(EventLoopProxy<WakeUp>);
+impl From<accesskit_winit::Event> for Event {
+    fn from(event: accesskit_winit::Event) -> Self {
+        Self::Accessibility(event)
+    }
+}
+
+struct Waker(EventLoopProxy<Event>);
 
 impl EventLoopWaker for Waker {
     fn clone_box(&self) -> Box<dyn EventLoopWaker> {
@@ -65,24 +78,31 @@ impl EventLoopWaker for Waker {
 
     fn wake(&self) {
         // An error means that the event loop has ended.
-        let _ = self.0.send_event(WakeUp);
+        let _ = self.0.send_event(Event::WakeUp);
     }
 }
 
 enum State {
     Starting {
         settings: Option<Box<Settings>>,
-        proxy: EventLoopProxy<WakeUp>,
+        proxy: EventLoopProxy<Event>,
     },
     Running(Running),
     Ended(Result<u8, String>),
 }
 
+/// The windows that are open, for their events. The browser keeps them.
+type RealWindows = Rc<RefCell<HashMap<WindowId, Weak<RealWindow>>>>;
+
 struct Running {
     app: Rc<App>,
+    proxy: EventLoopProxy<Event>,
+    windows: RealWindows,
     modifiers: ModifiersState,
     /// Where the pointer was last seen, and in which window.
-    pointer: Cell<DevicePoint>,
+    pointer: PhysicalPosition<f64>,
+    /// A button went down over the page: until it is up again, the page follows the pointer everywhere.
+    captured: bool,
     code: u8,
 }
 
@@ -95,21 +115,27 @@ impl State {
             return Ok(());
         };
         let app = App::start(*settings, Box::new(Waker(proxy.clone())))?;
+        let windows = RealWindows::default();
         app.open_first_window(&WindowSystem {
             event_loop,
-            size: app.settings().window_size,
+            proxy: proxy.clone(),
+            app: &app,
+            windows: &windows,
         })?;
         *self = State::Running(Running {
             app,
+            proxy: proxy.clone(),
+            windows,
             modifiers: ModifiersState::empty(),
-            pointer: Cell::new(DevicePoint::zero()),
+            pointer: PhysicalPosition::default(),
+            captured: false,
             code: 0,
         });
         Ok(())
     }
 }
 
-impl ApplicationHandler<WakeUp> for State {
+impl ApplicationHandler<Event> for State {
     fn resumed(&mut self, event_loop: &ActiveEventLoop) {
         if let Err(error) = self.start(event_loop) {
             *self = State::Ended(Err(error));
@@ -123,8 +149,13 @@ impl ApplicationHandler<WakeUp> for State {
         }
     }
 
-    fn user_event(&mut self, event_loop: &ActiveEventLoop, _event: WakeUp) {
+    fn user_event(&mut self, event_loop: &ActiveEventLoop, event: Event) {
         if let State::Running(running) = self {
+            if let Event::Accessibility(event) = event
+                && let Some(window) = running.real(event.window_id.into())
+            {
+                window.accessibility_event(event.window_event);
+            }
             running.turn(event_loop);
         }
     }
@@ -155,7 +186,9 @@ impl Running {
     fn turn(&mut self, event_loop: &ActiveEventLoop) {
         let platform = WindowSystem {
             event_loop,
-            size: self.app.settings().window_size,
+            proxy: self.proxy.clone(),
+            app: &self.app,
+            windows: &self.windows,
         };
         if let Some(code) = self.app.turn(&platform) {
             self.code = code;
@@ -167,29 +200,41 @@ impl Running {
         });
     }
 
+    fn real(&self, id: WindowId) -> Option<Rc<RealWindow>> {
+        self.windows.borrow().get(&id)?.upgrade()
+    }
+
     fn window_event(&mut self, id: WindowId, event: WindowEvent) {
-        let Some(window) = self.app.window(id) else {
+        let (Some(window), Some(real)) = (self.app.window(id), self.real(id)) else {
             return;
         };
-        match event {
-            WindowEvent::CloseRequested | WindowEvent::Destroyed => self.app.close_window(id),
-            WindowEvent::RedrawRequested => window.paint(),
-            WindowEvent::Resized(size) => {
-                window.resized(PhysicalSize::new(size.width.max(1), size.height.max(1)))
+        // Keys go to the page or to the browser, everything else concerns both.
+        if !matches!(
+            event,
+            WindowEvent::KeyboardInput { .. } | WindowEvent::RedrawRequested
+        ) {
+            real.to_chrome(&event);
+        }
+        match &event {
+            WindowEvent::CloseRequested | WindowEvent::Destroyed => {
+                self.app.close_window(id);
+                self.windows.borrow_mut().remove(&id);
             }
+            WindowEvent::RedrawRequested => window.paint(&self.app),
+            WindowEvent::Resized(size) => {
+                real.resized(*size);
+                self.disturb_prompt(&window);
+                window.schedule_paint();
+            }
+            WindowEvent::Moved(_) | WindowEvent::Occluded(_) => self.disturb_prompt(&window),
             WindowEvent::ScaleFactorChanged { scale_factor, .. } => {
                 for webview in window.webviews() {
-                    webview.set_hidpi_scale_factor(Scale::new(scale_factor as f32));
+                    webview.set_hidpi_scale_factor(Scale::new(*scale_factor as f32));
                 }
+                self.disturb_prompt(&window);
+                window.schedule_paint();
             }
-            WindowEvent::Focused(focused) => {
-                if focused {
-                    self.app.focus_window(id);
-                }
-                if let Some(webview) = window.active() {
-                    webview.set_focused(focused);
-                }
-            }
+            WindowEvent::Focused(focused) => self.app.window_focus_changed(id, *focused),
             WindowEvent::ThemeChanged(theme) => {
                 for webview in window.webviews() {
                     webview.notify_theme_change(match theme {
@@ -200,17 +245,37 @@ impl Running {
             }
             WindowEvent::ModifiersChanged(modifiers) => self.modifiers = modifiers.state(),
             WindowEvent::KeyboardInput {
-                event,
+                event: key,
                 is_synthetic: false,
                 ..
-            } => self.key(&window, &event),
+            } => {
+                let pressed = key.state == ElementState::Pressed;
+                if pressed && let Some(command) = command(key, self.modifiers) {
+                    self.obey(&window, &real, command);
+                } else if self.page_has_input(&window) && !real.chrome_has_keyboard() {
+                    self.key_for_page(&window, key);
+                } else {
+                    real.to_chrome(&event);
+                    // From the address bar, Escape leads back to the page.
+                    if pressed
+                        && key.logical_key == Key::Named(NamedKey::Escape)
+                        && self.page_has_input(&window)
+                    {
+                        real.give_keyboard_to_page();
+                    }
+                }
+            }
             WindowEvent::CursorMoved { position, .. } => {
-                self.pointer
-                    .set(DevicePoint::new(position.x as f32, position.y as f32));
-                send(
-                    &window,
-                    InputEvent::MouseMove(MouseMoveEvent::new(self.pointer.get().into())),
-                );
+                self.pointer = *position;
+                let over_page = real.point_in_page(*position).is_some();
+                if let Some(point) = self.pointer_in_page(&window, &real)
+                    && (over_page || self.captured)
+                {
+                    send(
+                        &window,
+                        InputEvent::MouseMove(MouseMoveEvent::new(point.into())),
+                    );
+                }
             }
             WindowEvent::CursorLeft { .. } => {
                 send(
@@ -219,46 +284,125 @@ impl Running {
                 );
             }
             WindowEvent::MouseInput { state, button, .. } => {
-                let action = match state {
-                    ElementState::Pressed => MouseButtonAction::Down,
-                    ElementState::Released => MouseButtonAction::Up,
-                };
-                let button = match button {
-                    WinitMouseButton::Left => MouseButton::Primary,
-                    WinitMouseButton::Middle => MouseButton::Auxiliary,
-                    WinitMouseButton::Right => MouseButton::Secondary,
-                    WinitMouseButton::Back => MouseButton::Back,
-                    WinitMouseButton::Forward => MouseButton::Forward,
-                    WinitMouseButton::Other(number) => MouseButton::Other(number),
-                };
-                let event = MouseButtonEvent::new(action, button, self.pointer.get().into());
-                send(&window, InputEvent::MouseButton(event));
+                self.mouse_button(&window, &real, *state, *button);
             }
-            WindowEvent::MouseWheel { delta, .. } => {
-                let delta = match delta {
-                    MouseScrollDelta::LineDelta(x, y) => WheelDelta {
-                        x: f64::from(x) * LINE_HEIGHT,
-                        y: f64::from(y) * LINE_HEIGHT,
-                        z: 0.0,
-                        mode: WheelMode::DeltaLine,
-                    },
-                    MouseScrollDelta::PixelDelta(delta) => WheelDelta {
-                        x: delta.x,
-                        y: delta.y,
-                        z: 0.0,
-                        mode: WheelMode::DeltaPixel,
-                    },
-                };
-                send(
-                    &window,
-                    InputEvent::Wheel(WheelEvent::new(delta, self.pointer.get().into())),
-                );
-            }
+            WindowEvent::MouseWheel { delta, .. } => self.mouse_wheel(&window, &real, *delta),
             _ => {}
         }
     }
 
-    fn key(&self, window: &BrowserWindow, event: &KeyEvent) {
+    /// Where something has moved, the user may hit something else than was meant.
+    fn disturb_prompt(&self, window: &BrowserWindow) {
+        if self.app.shows_prompt(window) {
+            self.app
+                .prompts()
+                .borrow_mut()
+                .disturbed(std::time::Instant::now());
+            window.schedule_paint();
+        }
+    }
+
+    /// Whether the page that is shown may have the user's input: nothing else waits for it.
+    fn page_has_input(&self, window: &BrowserWindow) -> bool {
+        let Some(page) = window.shown() else {
+            return false;
+        };
+        let blocked = window
+            .state(page.id())
+            .is_some_and(|state| state.borrow().is_blocked());
+        !blocked && !self.app.shows_prompt(window)
+    }
+
+    /// The pointer's place in the page, which it may be outside of, if the page may have it.
+    fn pointer_in_page(&self, window: &BrowserWindow, real: &RealWindow) -> Option<DevicePoint> {
+        self.page_has_input(window)
+            .then(|| real.relative_to_page(self.pointer))
+    }
+
+    fn mouse_button(
+        &mut self,
+        window: &Rc<BrowserWindow>,
+        real: &RealWindow,
+        state: ElementState,
+        button: WinitMouseButton,
+    ) {
+        let pressed = state == ElementState::Pressed;
+        let over_page = real.point_in_page(self.pointer).is_some() && self.page_has_input(window);
+        match button {
+            WinitMouseButton::Back if pressed => return self.app.perform(window, Action::Back),
+            WinitMouseButton::Forward if pressed => {
+                return self.app.perform(window, Action::Forward);
+            }
+            WinitMouseButton::Back | WinitMouseButton::Forward => return,
+            _ => {}
+        }
+        if pressed && !over_page {
+            return;
+        }
+        if !pressed && !std::mem::take(&mut self.captured) {
+            return;
+        }
+        if pressed {
+            self.captured = true;
+            real.give_keyboard_to_page();
+            self.app.note_user_input(window);
+        }
+        let action = if pressed {
+            MouseButtonAction::Down
+        } else {
+            MouseButtonAction::Up
+        };
+        let button = match button {
+            WinitMouseButton::Left => MouseButton::Primary,
+            WinitMouseButton::Middle => MouseButton::Auxiliary,
+            WinitMouseButton::Right => MouseButton::Secondary,
+            WinitMouseButton::Back => MouseButton::Back,
+            WinitMouseButton::Forward => MouseButton::Forward,
+            WinitMouseButton::Other(number) => MouseButton::Other(number),
+        };
+        let point = real.relative_to_page(self.pointer);
+        let event = MouseButtonEvent::new(action, button, point.into());
+        send(window, InputEvent::MouseButton(event));
+    }
+
+    fn mouse_wheel(&self, window: &BrowserWindow, real: &RealWindow, delta: MouseScrollDelta) {
+        let Some(point) = real
+            .point_in_page(self.pointer)
+            .filter(|_| self.page_has_input(window))
+        else {
+            return;
+        };
+        if self.modifiers == ModifiersState::CONTROL {
+            let up = match delta {
+                MouseScrollDelta::LineDelta(_, y) => y > 0.0,
+                MouseScrollDelta::PixelDelta(delta) => delta.y > 0.0,
+            };
+            return self.app.zoom(window, if up { 1 } else { -1 });
+        }
+        let delta = match delta {
+            MouseScrollDelta::LineDelta(x, y) => WheelDelta {
+                x: f64::from(x) * LINE_HEIGHT,
+                y: f64::from(y) * LINE_HEIGHT,
+                z: 0.0,
+                mode: WheelMode::DeltaLine,
+            },
+            MouseScrollDelta::PixelDelta(delta) => WheelDelta {
+                x: delta.x,
+                y: delta.y,
+                z: 0.0,
+                mode: WheelMode::DeltaPixel,
+            },
+        };
+        send(
+            window,
+            InputEvent::Wheel(WheelEvent::new(delta, point.into())),
+        );
+    }
+
+    fn key_for_page(&self, window: &BrowserWindow, event: &KeyEvent) {
+        if event.state == ElementState::Pressed {
+            self.app.note_user_input(window);
+        }
         // The engine leaves it to the browser which keys mean the clipboard.
         if self.modifiers == ModifiersState::CONTROL
             && event.state == ElementState::Pressed
@@ -274,173 +418,189 @@ impl Running {
                 return send(window, InputEvent::EditingAction(action));
             }
         }
+        if event.state == ElementState::Pressed
+            && event.logical_key == Key::Named(NamedKey::Escape)
+            && self.app.leave_fullscreen(window)
+        {
+            return;
+        }
         send(
             window,
             InputEvent::Keyboard(keyboard::keyboard_event(event, self.modifiers)),
         );
     }
+
+    fn obey(&self, window: &Rc<BrowserWindow>, real: &RealWindow, command: Command) {
+        match command {
+            Command::EditAddress => real.focus_address(),
+            Command::NewTab => {
+                self.app.perform(window, Action::NewTab);
+                real.focus_address();
+            }
+            Command::CloseTab => {
+                if let Some(tab) = window.shown_tab() {
+                    self.app.perform(window, Action::Close(tab));
+                }
+            }
+            Command::NextTab => self.app.step_tab(window, 1),
+            Command::PreviousTab => self.app.step_tab(window, -1),
+            Command::NthTab(number) => {
+                let tabs = window.tabs();
+                // The ninth key means the last one, as elsewhere.
+                let tab = if number == 9 {
+                    tabs.last()
+                } else {
+                    tabs.get(number - 1)
+                };
+                if let Some(tab) = tab {
+                    self.app.show_tab(window, *tab);
+                }
+            }
+            Command::Reload => self.app.perform(window, Action::Reload),
+            Command::Back => self.app.perform(window, Action::Back),
+            Command::Forward => self.app.perform(window, Action::Forward),
+            Command::Zoom(steps) => self.app.zoom(window, steps),
+            Command::ResetZoom => self.app.perform(window, Action::ResetZoom),
+            Command::Console => real.toggle_console(),
+            Command::Tokens => self.app.show_tab(window, TabId::Tokens),
+        }
+    }
+}
+
+/// What keys mean to the browser, wherever the focus is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Command {
+    EditAddress,
+    NewTab,
+    CloseTab,
+    NextTab,
+    PreviousTab,
+    /// Counted from 1.
+    NthTab(usize),
+    Reload,
+    Back,
+    Forward,
+    Zoom(i32),
+    ResetZoom,
+    Console,
+    Tokens,
+}
+
+fn command(event: &KeyEvent, modifiers: ModifiersState) -> Option<Command> {
+    command_of(&event.logical_key, modifiers)
+}
+
+fn command_of(key: &Key, modifiers: ModifiersState) -> Option<Command> {
+    const CONTROL: ModifiersState = ModifiersState::CONTROL;
+    let none = ModifiersState::empty();
+    let control_shift = CONTROL.union(ModifiersState::SHIFT);
+    Some(match key {
+        Key::Named(named) => match named {
+            NamedKey::F5 if modifiers == none => Command::Reload,
+            NamedKey::F6 if modifiers == none => Command::EditAddress,
+            NamedKey::F12 if modifiers == none => Command::Console,
+            NamedKey::Tab | NamedKey::PageDown if modifiers == CONTROL => Command::NextTab,
+            NamedKey::Tab if modifiers == control_shift => Command::PreviousTab,
+            NamedKey::PageUp if modifiers == CONTROL => Command::PreviousTab,
+            NamedKey::ArrowLeft if modifiers == ModifiersState::ALT => Command::Back,
+            NamedKey::ArrowRight if modifiers == ModifiersState::ALT => Command::Forward,
+            NamedKey::BrowserBack => Command::Back,
+            NamedKey::BrowserForward => Command::Forward,
+            NamedKey::BrowserRefresh => Command::Reload,
+            _ => return None,
+        },
+        Key::Character(character) => {
+            let character = character.to_lowercase();
+            match character.as_str() {
+                "l" if modifiers == CONTROL => Command::EditAddress,
+                "t" if modifiers == CONTROL => Command::NewTab,
+                "w" if modifiers == CONTROL => Command::CloseTab,
+                "r" if modifiers == CONTROL || modifiers == control_shift => Command::Reload,
+                "j" if modifiers == control_shift => Command::Console,
+                "k" if modifiers == control_shift => Command::Tokens,
+                // On many keyboards the plus sign needs Shift, on some the equals sign is its key.
+                "+" | "=" if modifiers.difference(ModifiersState::SHIFT) == CONTROL => {
+                    Command::Zoom(1)
+                }
+                "-" | "_" if modifiers.difference(ModifiersState::SHIFT) == CONTROL => {
+                    Command::Zoom(-1)
+                }
+                "0" if modifiers == CONTROL => Command::ResetZoom,
+                digit if modifiers == CONTROL => match digit.parse() {
+                    Ok(number @ 1..=9) => Command::NthTab(number),
+                    _ => return None,
+                },
+                _ => return None,
+            }
+        }
+        _ => return None,
+    })
 }
 
 fn send(window: &BrowserWindow, event: InputEvent) {
-    if let Some(webview) = window.active() {
+    if let Some(webview) = window.shown() {
         webview.notify_input_event(event);
     }
 }
 
 struct WindowSystem<'a> {
     event_loop: &'a ActiveEventLoop,
-    size: PhysicalSize<u32>,
+    proxy: EventLoopProxy<Event>,
+    app: &'a App,
+    windows: &'a RealWindows,
 }
 
 impl Platform for WindowSystem<'_> {
     fn open_window(&self) -> Result<Rc<dyn PlatformWindow>, String> {
-        let problem = |error: &dyn std::fmt::Display| format!("cannot open a window: {error}");
-        let attributes = Window::default_attributes()
-            .with_title("servo-tokens")
-            .with_inner_size(self.size);
-        let window = self
-            .event_loop
-            .create_window(attributes)
-            .map_err(|error| problem(&error))?;
-        let display = self
-            .event_loop
-            .display_handle()
-            .map_err(|error| problem(&error))?;
-        let handle = window.window_handle().map_err(|error| problem(&error))?;
-        let size = window.inner_size();
-        let size = PhysicalSize::new(size.width.max(1), size.height.max(1));
-        let context = WindowRenderingContext::new(display, handle, size)
-            .map_err(|error| problem(&format!("{error:?}")))?;
-        Ok(Rc::new(RealWindow {
-            context: Rc::new(context),
-            window,
-            cursor: RefCell::new(None),
-        }))
+        let size: PhysicalSize<u32> = self.app.settings().window_size;
+        let window = RealWindow::open(self.event_loop, self.proxy.clone(), size, self.app)?;
+        let mut windows = self.windows.borrow_mut();
+        windows.retain(|_, window| window.strong_count() > 0);
+        windows.insert(window.id(), Rc::downgrade(&window));
+        Ok(window)
     }
 }
 
-/// A window of the window system. The rendering context draws on the window, and goes before it.
-struct RealWindow {
-    context: Rc<WindowRenderingContext>,
-    window: Window,
-    cursor: RefCell<Option<Cursor>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl PlatformWindow for RealWindow {
-    fn id(&self) -> WindowId {
-        self.window.id().into()
-    }
-
-    fn rendering_context(&self) -> Rc<dyn RenderingContext> {
-        self.context.clone()
-    }
-
-    fn scale(&self) -> Scale<f32, DeviceIndependentPixel, DevicePixel> {
-        Scale::new(self.window.scale_factor() as f32)
-    }
-
-    fn outer_rect(&self) -> DeviceIntRect {
-        // Wayland does not tell a window its position.
-        let position = self.window.outer_position().unwrap_or_default();
-        let size = self.window.outer_size();
-        DeviceIntRect::from_origin_and_size(
-            Point2D::new(position.x, position.y),
-            Size2D::new(size.width, size.height).to_i32(),
-        )
-    }
-
-    fn screen_size(&self) -> DeviceIntSize {
-        match self.window.current_monitor() {
-            Some(monitor) => Size2D::new(monitor.size().width, monitor.size().height).to_i32(),
-            None => self.outer_rect().size(),
+    #[test]
+    fn shortcuts() {
+        let character = |text: &str| Key::Character(text.into());
+        let (control, shift) = (ModifiersState::CONTROL, ModifiersState::SHIFT);
+        for (key, modifiers, expected) in [
+            (character("l"), control, Some(Command::EditAddress)),
+            (character("K"), control | shift, Some(Command::Tokens)),
+            (character("J"), control | shift, Some(Command::Console)),
+            (character("+"), control, Some(Command::Zoom(1))),
+            (character("+"), control | shift, Some(Command::Zoom(1))),
+            (character("-"), control, Some(Command::Zoom(-1))),
+            (character("3"), control, Some(Command::NthTab(3))),
+            (character("0"), control, Some(Command::ResetZoom)),
+            (
+                Key::Named(NamedKey::Tab),
+                control | shift,
+                Some(Command::PreviousTab),
+            ),
+            (
+                Key::Named(NamedKey::ArrowLeft),
+                ModifiersState::ALT,
+                Some(Command::Back),
+            ),
+            (
+                Key::Named(NamedKey::F5),
+                ModifiersState::empty(),
+                Some(Command::Reload),
+            ),
+            // These are the page's.
+            (character("c"), control, None),
+            (character("l"), ModifiersState::empty(), None),
+            (character("t"), control | ModifiersState::ALT, None),
+            (Key::Named(NamedKey::Tab), ModifiersState::empty(), None),
+            (Key::Named(NamedKey::Escape), ModifiersState::empty(), None),
+        ] {
+            assert_eq!(command_of(&key, modifiers), expected, "{key:?}");
         }
     }
-
-    fn move_to(&self, position: DeviceIntPoint) {
-        self.window
-            .set_outer_position(PhysicalPosition::new(position.x, position.y));
-    }
-
-    fn resize_to(&self, outer_size: DeviceIntSize) -> Option<PhysicalSize<u32>> {
-        let (outer, inner) = (self.window.outer_size(), self.window.inner_size());
-        let side = |wanted: i32, outer: u32, inner: u32| {
-            u32::try_from(wanted)
-                .unwrap_or(0)
-                .saturating_sub(outer.saturating_sub(inner))
-                .max(1)
-        };
-        self.window.request_inner_size(PhysicalSize::new(
-            side(outer_size.width, outer.width, inner.width),
-            side(outer_size.height, outer.height, inner.height),
-        ))
-    }
-
-    fn maximize(&self) -> Option<PhysicalSize<u32>> {
-        self.window.set_maximized(true);
-        None
-    }
-
-    fn set_fullscreen(&self, fullscreen: bool) {
-        self.window
-            .set_fullscreen(fullscreen.then_some(Fullscreen::Borderless(None)));
-    }
-
-    fn set_title(&self, title: &str) {
-        self.window.set_title(title);
-    }
-
-    fn set_cursor(&self, cursor: Cursor) {
-        if self.cursor.replace(Some(cursor)) == Some(cursor) {
-            return;
-        }
-        self.window.set_cursor_visible(cursor != Cursor::None);
-        if let Some(icon) = cursor_icon(cursor) {
-            self.window.set_cursor(icon);
-        }
-    }
-
-    fn request_paint(&self) -> bool {
-        self.window.request_redraw();
-        false
-    }
-}
-
-fn cursor_icon(cursor: Cursor) -> Option<CursorIcon> {
-    Some(match cursor {
-        Cursor::None => return None,
-        Cursor::Default => CursorIcon::Default,
-        Cursor::Pointer => CursorIcon::Pointer,
-        Cursor::ContextMenu => CursorIcon::ContextMenu,
-        Cursor::Help => CursorIcon::Help,
-        Cursor::Progress => CursorIcon::Progress,
-        Cursor::Wait => CursorIcon::Wait,
-        Cursor::Cell => CursorIcon::Cell,
-        Cursor::Crosshair => CursorIcon::Crosshair,
-        Cursor::Text => CursorIcon::Text,
-        Cursor::VerticalText => CursorIcon::VerticalText,
-        Cursor::Alias => CursorIcon::Alias,
-        Cursor::Copy => CursorIcon::Copy,
-        Cursor::Move => CursorIcon::Move,
-        Cursor::NoDrop => CursorIcon::NoDrop,
-        Cursor::NotAllowed => CursorIcon::NotAllowed,
-        Cursor::Grab => CursorIcon::Grab,
-        Cursor::Grabbing => CursorIcon::Grabbing,
-        Cursor::EResize => CursorIcon::EResize,
-        Cursor::NResize => CursorIcon::NResize,
-        Cursor::NeResize => CursorIcon::NeResize,
-        Cursor::NwResize => CursorIcon::NwResize,
-        Cursor::SResize => CursorIcon::SResize,
-        Cursor::SeResize => CursorIcon::SeResize,
-        Cursor::SwResize => CursorIcon::SwResize,
-        Cursor::WResize => CursorIcon::WResize,
-        Cursor::EwResize => CursorIcon::EwResize,
-        Cursor::NsResize => CursorIcon::NsResize,
-        Cursor::NeswResize => CursorIcon::NeswResize,
-        Cursor::NwseResize => CursorIcon::NwseResize,
-        Cursor::ColResize => CursorIcon::ColResize,
-        Cursor::RowResize => CursorIcon::RowResize,
-        Cursor::AllScroll => CursorIcon::AllScroll,
-        Cursor::ZoomIn => CursorIcon::ZoomIn,
-        Cursor::ZoomOut => CursorIcon::ZoomOut,
-    })
 }
