@@ -7,11 +7,13 @@
 //! Nothing else in the shell needs the patched engine. In a build without the feature `tokens`, `no_tokens` stands in for
 //! this module.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::Deserialize;
 use servo::{Preferences, ServoBuilder};
 use token_client::{ClientConfig, TokenClient};
+use token_traits::control::{AccessConfig, WhenNoRules};
 use token_traits::{Feature, Origin, TokenBroker as _};
 
 use crate::demo;
@@ -25,6 +27,43 @@ const BROKER_BINARY: &str = "token-broker";
 pub struct TokenConfig {
     pcsc: Pcsc,
     virtual_card: VirtualCard,
+    access: Option<Access>,
+}
+
+/// `[access]`. Access rules are enforced where there is such a section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Access {
+    /// A file of rules for elements that have none of their own.
+    rules: Option<PathBuf>,
+    /// What applies where those say nothing.
+    when_no_rules: Option<WhenNoRules>,
+}
+
+impl Access {
+    /// What the broker is told. The broker's own program checks the file, so that there is one parser only.
+    fn to_config(&self, broker_binary: &Path) -> Result<AccessConfig, String> {
+        let device_rules = match &self.rules {
+            None => String::new(),
+            Some(path) => {
+                let checked = Command::new(broker_binary)
+                    .arg("check-access-rules")
+                    .arg(path)
+                    .output()
+                    .map_err(|error| format!("cannot check {}: {error}", path.display()))?;
+                if !checked.status.success() {
+                    let error = String::from_utf8_lossy(&checked.stderr);
+                    return Err(format!("[access] rules: {}", error.trim()));
+                }
+                std::fs::read_to_string(path)
+                    .map_err(|error| format!("[access] rules: {}: {error}", path.display()))?
+            }
+        };
+        Ok(AccessConfig {
+            device_rules,
+            when_no_rules: self.when_no_rules,
+        })
+    }
 }
 
 /// `[pcsc]`
@@ -98,8 +137,13 @@ pub fn connect(
             broker_binary.display()
         ));
     }
+    let access = match &config.access {
+        Some(access) => Some(access.to_config(&broker_binary)?),
+        None => None,
+    };
     let client = TokenClient::new(ClientConfig {
         broker_binary,
+        access,
         pcsc: config.pcsc.enabled,
         virtual_card: config
             .virtual_card
@@ -114,7 +158,7 @@ pub fn connect(
 
 #[cfg(test)]
 mod tests {
-    use super::TokenConfig;
+    use super::{TokenConfig, WhenNoRules};
 
     #[test]
     fn what_is_not_said_has_its_default() {
@@ -122,6 +166,18 @@ mod tests {
         assert!(!config.pcsc.enabled);
         assert!(config.virtual_card.enabled);
         assert_eq!(config.virtual_card.profile, "default");
+    }
+
+    #[test]
+    fn access_rules_are_enforced_where_there_is_such_a_section() {
+        assert!(TokenConfig::parse("").unwrap().access.is_none());
+        let access = TokenConfig::parse("[access]").unwrap().access.unwrap();
+        assert_eq!((access.rules, access.when_no_rules), (None, None));
+        let text = "[access]\nrules = \"rules.toml\"\nwhen_no_rules = \"deny\"";
+        let access = TokenConfig::parse(text).unwrap().access.unwrap();
+        assert_eq!(access.when_no_rules, Some(WhenNoRules::Deny));
+        let error = TokenConfig::parse("[access]\nwhen_no_rules = \"maybe\"").unwrap_err();
+        assert!(error.contains("line 2"), "{error}");
     }
 
     #[test]

@@ -5,12 +5,16 @@
 //! Who may see and open what.
 
 pub mod device_rules;
+mod policy;
 
 use std::collections::HashSet;
 
+use secure_element::access::Access;
+use secure_element::apdu::Header;
 use token_traits::control::Feature;
-use token_traits::port::ElementType;
-use token_traits::{Connection, ErrorKind, Origin, PortIdentity, TokenError};
+use token_traits::{Connection, Origin, PortIdentity, TokenError};
+
+pub use self::policy::{ElementPolicy, is_promptable, refused};
 
 /// What the user has allowed, as the main process tells it. It lives as long as the broker; the main process keeps it.
 #[derive(Debug, Default)]
@@ -48,23 +52,19 @@ pub fn may_see_readers(identity: &PortIdentity, grants: &Grants) -> bool {
         && grants.allows(identity, Feature::SecureElement)
 }
 
-/// Whether a document may open a channel to an applet: `aid` is the AID that it asks for, complete or partial, empty
-/// for the issuer security domain, `None` for the implicitly selected applet. Asked before SELECT is sent.
-pub fn may_open(
-    identity: &PortIdentity,
-    grants: &Grants,
-    element_type: ElementType,
-    aid: Option<&[u8]>,
-) -> Result<(), TokenError> {
-    // A grant opens every applet of every element, so these two decide nothing.
-    let _ = (element_type, aid);
-    if may_see_readers(identity, grants) {
+/// ENVELOPE: the command inside it is another one than its header says.
+const INS_ENVELOPE: [u8; 2] = [0xC2, 0xC3];
+
+/// Whether a command may be sent to an applet. `header` has the class that the command would have on the basic channel.
+///
+/// # Errors
+/// What the page is told.
+pub fn check_command(access: &Access, header: Header) -> Result<(), TokenError> {
+    let is_hidden = matches!(access, Access::Filters(_)) && INS_ENVELOPE.contains(&header.ins);
+    if access.allows_command(header) && !is_hidden {
         Ok(())
     } else {
-        Err(TokenError::new(
-            ErrorKind::Security,
-            "this origin may not use the reader",
-        ))
+        Err(refused())
     }
 }
 

@@ -9,15 +9,33 @@ use secure_element::class_byte::{self, ChannelNumber};
 use token_traits::port::Command;
 use token_traits::{ErrorKind, TokenError};
 
+/// A page's command, ready to be sent.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Prepared {
+    /// The header with the class as on the basic channel, for access rules.
+    pub(crate) header: Header,
+    /// The command, on its channel.
+    pub(crate) command: Vec<u8>,
+}
+
 /// Reads a page's command, refuses what would leave its channel, and moves it to that channel.
-pub(crate) fn prepare(command: Command, channel: ChannelNumber) -> Result<Vec<u8>, TokenError> {
+pub(crate) fn prepare(command: Command, channel: ChannelNumber) -> Result<Prepared, TokenError> {
     let invalid =
         |error: &dyn std::error::Error| TokenError::new(ErrorKind::InvalidValue, error.to_string());
     let command = parse(command).map_err(|error| invalid(&error))?;
     class_byte::check_caller_command(command.header()).map_err(|error| invalid(&error))?;
-    let class =
-        class_byte::with_channel(command.header().cla, channel).map_err(|error| invalid(&error))?;
-    Ok(command.with_class(class).encode())
+    let class_on = |channel| {
+        class_byte::with_channel(command.header().cla, channel).map_err(|error| invalid(&error))
+    };
+    let header = Header {
+        cla: class_on(ChannelNumber::BASIC)?,
+        ..command.header()
+    };
+    let class = class_on(channel)?;
+    Ok(Prepared {
+        header,
+        command: command.with_class(class).encode(),
+    })
 }
 
 fn parse(command: Command) -> Result<CommandApdu, CommandError> {
@@ -50,7 +68,9 @@ mod tests {
     use super::*;
 
     fn on_channel(channel: u8, command: Command) -> Result<Vec<u8>, ErrorKind> {
-        prepare(command, ChannelNumber::new(channel).unwrap()).map_err(|error| error.kind)
+        prepare(command, ChannelNumber::new(channel).unwrap())
+            .map(|prepared| prepared.command)
+            .map_err(|error| error.kind)
     }
 
     fn fields(data: Option<Vec<u8>>, le: Option<u16>, extended: bool) -> Command {

@@ -8,17 +8,19 @@
 //! opened through a connection ends with it; nothing is ever sent twice.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use secure_element::access::{Access, AppId, RefreshTag, RuleSet};
 use secure_element::apdu::{CommandApdu, MAX_RESPONSE, ResponseApdu};
 use secure_element::atr::Atr;
 use secure_element::channel::{self, Aid, ChannelError, Opened, SelectResponse, Selected};
 use secure_element::class_byte::ChannelNumber;
 use secure_element::fci;
-use token_traits::control::{BrokerConfig, Feature, WorkerId, WorkerKind};
+use token_traits::control::{BrokerConfig, Feature, WhenNoRules, WorkerId, WorkerKind};
 use token_traits::port::{
-    ChannelId, ChannelInfo, ChannelType, Command, MAX_REQUESTS_IN_FLIGHT, PortMessage, PortRequest,
-    ReaderId, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
+    ChannelId, ChannelInfo, ChannelType, Command, ElementType, MAX_REQUESTS_IN_FLIGHT, PortMessage,
+    PortRequest, ReaderId, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
 };
 use token_traits::{ErrorKind, Frame, Origin, PortId, PortIdentity, TokenError};
 use token_workers::protocol::{
@@ -28,11 +30,16 @@ use token_workers::protocol::{
 mod elements;
 mod queue;
 mod requests;
+mod rules;
 mod workers;
 
-use crate::access::{self, Grants};
+use crate::access::device_rules::DeviceRules;
+use crate::access::{self, ElementPolicy, Grants};
 use crate::apdu;
-use crate::reader::{Applet, GroupId, Job, Reader, ReaderKey, Running, Step, Task, Ticket};
+use crate::reader::{
+    Applet, ElementRules, GroupId, Job, Opening, Reader, ReaderKey, RulesStep, Running, Step, Task,
+    Ticket,
+};
 use crate::supervision::{Slot, Wanted};
 
 /// Most sessions that a port may have open.
@@ -127,6 +134,8 @@ pub enum Output {
 pub struct Broker {
     config: BrokerConfig,
     grants: Grants,
+    /// The device's own rules, for elements without, by the type of the element.
+    device_rules: HashMap<ElementType, RuleSet>,
     ports: HashMap<PortId, Port>,
     readers: BTreeMap<ReaderKey, Reader>,
     workers: HashMap<WorkerId, Role>,
@@ -158,6 +167,8 @@ struct Group {
 #[derive(Debug)]
 struct Port {
     identity: PortIdentity,
+    /// The origin, as access rules name it.
+    app: AppId,
     /// Requests without an answer, with the lengths of their frames.
     in_flight: HashMap<RequestId, usize>,
     pending_bytes: usize,
@@ -173,13 +184,17 @@ struct Port {
     next_channel: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct OpenChannel {
     reader: ReaderKey,
     session: SessionId,
     number: ChannelNumber,
     /// By what SELECT finds the next applet, where the channel was opened with a partial AID.
     partial: Option<(Aid, SelectResponse)>,
+    /// The applet that is selected, if the card names it.
+    df_name: Option<Aid>,
+    /// Which commands may be sent to it.
+    access: Access,
 }
 
 impl Port {
@@ -200,8 +215,10 @@ impl Default for Broker {
             config: BrokerConfig {
                 pcsc: false,
                 virtual_card: None,
+                access: None,
             },
             grants: Grants::default(),
+            device_rules: HashMap::new(),
             ports: HashMap::new(),
             readers: BTreeMap::new(),
             workers: HashMap::new(),
@@ -274,6 +291,16 @@ impl Broker {
         if let Some(profile) = &config.virtual_card {
             self.add_reader(Reader::embedded(profile.clone()));
         }
+        let device_rules = config.access.as_ref().map(|access| &*access.device_rules);
+        match DeviceRules::parse(device_rules.unwrap_or_default()) {
+            Ok(rules) => {
+                self.device_rules = ElementType::ALL
+                    .map(|element_type| (element_type, rules.for_element(element_type)))
+                    .into();
+            }
+            // The main process has checked them. Without rules, less is allowed.
+            Err(error) => log::error!("device rules: {error}"),
+        }
         self.config = config;
     }
 
@@ -326,6 +353,9 @@ impl Broker {
         self.ports.insert(
             port,
             Port {
+                // An origin that has no identifier is in no rule.
+                app: AppId::from_origin(identity.origin.as_str())
+                    .unwrap_or(AppId::from_hashes(None, None)),
                 identity,
                 in_flight: HashMap::new(),
                 pending_bytes: 0,
@@ -523,14 +553,18 @@ impl Broker {
 }
 
 /// The AID with which a channel was opened, unless it is the complete name of what the card selected.
-fn partial_aid(applet: Applet, response: &ResponseApdu) -> Option<Aid> {
+fn partial_aid(applet: Applet, df_name: Option<Aid>) -> Option<Aid> {
     match applet {
         Applet::Named(aid) if aid.as_bytes().len() < Aid::MAX_LENGTH => {
-            let name = fci::df_name(&response.data).ok().flatten();
-            (name != Some(aid)).then_some(aid)
+            (df_name != Some(aid)).then_some(aid)
         }
         Applet::Named(_) | Applet::Implicit | Applet::IssuerSecurityDomain => None,
     }
+}
+
+/// The DF name in an answer to SELECT. One that cannot be read is none.
+fn df_name(response: &ResponseApdu) -> Option<Aid> {
+    fci::df_name(&response.data).ok().flatten()
 }
 
 /// How long a command may take for which the page gives so many milliseconds.
@@ -570,5 +604,7 @@ fn invalid_value(error: &dyn std::error::Error) -> TokenError {
     TokenError::new(ErrorKind::InvalidValue, error.to_string())
 }
 
+#[cfg(test)]
+mod access_tests;
 #[cfg(test)]
 mod tests;

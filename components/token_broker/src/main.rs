@@ -8,6 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use token_broker::access::device_rules::DeviceRules;
 use token_workers::{Program, process};
 
 /// Serves hardware tokens to a browser's pages.
@@ -18,7 +19,7 @@ use token_workers::{Program, process};
 struct Arguments {
     /// What this process is
     kind: Kind,
-    /// Where the browser listens for it
+    /// Where the browser listens for it; for check-access-rules, the file
     token: String,
 }
 
@@ -32,10 +33,15 @@ enum Kind {
     PcscMonitor,
     /// Talks to the card in one PC/SC reader
     PcscReader,
+    /// Checks a file of access rules, says what is wrong with it, and ends
+    CheckAccessRules,
 }
 
 fn main() -> ExitCode {
     let Arguments { kind, token } = Arguments::parse();
+    if matches!(kind, Kind::CheckAccessRules) {
+        return check_access_rules(&token);
+    }
     // SAFETY: nothing has been opened yet: parsing the command line opens no file.
     let closed = unsafe { process::close_inherited_fds() };
     let pid = std::process::id();
@@ -68,6 +74,21 @@ fn main() -> ExitCode {
         Kind::VirtualCard => Program::VirtualCard,
         Kind::PcscMonitor => Program::PcscMonitor,
         Kind::PcscReader => Program::PcscReader,
+        // Done above.
+        Kind::CheckAccessRules => return ExitCode::SUCCESS,
     };
     token_workers::run(program, token)
+}
+
+fn check_access_rules(path: &str) -> ExitCode {
+    let outcome = std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| DeviceRules::parse(&text).map_err(|error| error.to_string()));
+    match outcome {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{path}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -5,13 +5,18 @@
 //! A reader, what is open in its card, and the jobs that wait for it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
+use secure_element::access::{AraMReader, RefreshTag, RuleSet};
+use secure_element::apdu::Header;
 use secure_element::channel::{Aid, SelectResponse};
 use secure_element::class_byte::ChannelNumber;
 use token_traits::PortId;
 use token_traits::control::WorkerKind;
-use token_traits::port::{ChannelType, ElementType, ReaderId, ReaderInfo, RequestId, SessionId};
+use token_traits::port::{
+    ChannelId, ChannelType, ElementType, ReaderId, ReaderInfo, RequestId, SessionId,
+};
 use token_workers::protocol::ReaderStatus;
 
 use crate::supervision::Slot;
@@ -60,9 +65,12 @@ pub(crate) enum Task {
         response: SelectResponse,
     },
     Transmit {
+        channel: ChannelId,
+        header: Header,
         command: Vec<u8>,
     },
     SelectNext {
+        channel: ChannelId,
         command: Vec<u8>,
     },
     Reset,
@@ -74,6 +82,28 @@ pub(crate) enum Applet {
     Implicit,
     IssuerSecurityDomain,
     Named(Aid),
+}
+
+impl Applet {
+    /// The AID that SELECT is sent with, complete or partial; `None` where no SELECT is sent.
+    pub(crate) fn requested(&self) -> Option<&[u8]> {
+        match self {
+            Self::Implicit => None,
+            Self::IssuerSecurityDomain => Some(&[]),
+            Self::Named(aid) => Some(aid.as_bytes()),
+        }
+    }
+}
+
+/// A channel that is being opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opening {
+    pub(crate) ticket: Ticket,
+    pub(crate) session: SessionId,
+    pub(crate) channel_type: ChannelType,
+    pub(crate) applet: Applet,
+    pub(crate) response: SelectResponse,
+    pub(crate) deadline: Instant,
 }
 
 /// The one request that the reader's worker has.
@@ -97,21 +127,14 @@ pub(crate) enum Step {
         reset: bool,
     },
     /// MANAGE CHANNEL open; SELECT follows.
-    Open {
-        ticket: Ticket,
-        session: SessionId,
-        applet: Applet,
-        response: SelectResponse,
-    },
-    Select {
-        ticket: Ticket,
-        session: SessionId,
-        channel: ChannelNumber,
-        applet: Applet,
-        response: SelectResponse,
-    },
+    Open(Opening),
+    Select(Opening, ChannelNumber),
     Transmit(Ticket),
-    SelectNext(Ticket),
+    SelectNext(Ticket, ChannelId),
+    /// SELECT of the applet that was selected before `selectNext()`, which has found nothing that the page may use.
+    SelectAgain(Ticket, ChannelId),
+    /// Reading the element's access rules, which a channel that is to be opened waits for.
+    Rules(Opening, RulesStep),
     Reset(Ticket),
     /// MANAGE CHANNEL close.
     Close(ChannelNumber),
@@ -127,14 +150,60 @@ impl Step {
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         match *self {
             Self::Connect { ticket, .. }
-            | Self::Open { ticket, .. }
-            | Self::Select { ticket, .. }
             | Self::Transmit(ticket)
-            | Self::SelectNext(ticket)
+            | Self::SelectNext(ticket, _)
+            | Self::SelectAgain(ticket, _)
             | Self::Reset(ticket) => Some(ticket),
+            Self::Open(opening) | Self::Select(opening, _) | Self::Rules(opening, _) => {
+                Some(opening.ticket)
+            }
             Self::Close(_) | Self::ResetBasic | Self::SelectDefault | Self::Disconnect => None,
         }
     }
+}
+
+/// What a command is for that reads access rules.
+#[derive(Debug)]
+pub(crate) enum RulesStep {
+    /// MANAGE CHANNEL open.
+    Open,
+    /// SELECT of the ARA-M.
+    Select(ChannelNumber),
+    /// GET DATA.
+    Read(ChannelNumber, Box<AraMReader>),
+    /// MANAGE CHANNEL close.
+    Close(ChannelNumber),
+    /// MANAGE CHANNEL reset, on cards without other channels.
+    ResetBasic,
+    /// SELECT of the default applet, for cards without MANAGE CHANNEL.
+    SelectDefault,
+}
+
+impl RulesStep {
+    /// The channel on which the rules are read.
+    pub(crate) fn channel(&self) -> Option<ChannelNumber> {
+        match self {
+            Self::Open => None,
+            Self::Select(channel) | Self::Read(channel, _) | Self::Close(channel) => Some(*channel),
+            Self::ResetBasic | Self::SelectDefault => Some(ChannelNumber::BASIC),
+        }
+    }
+}
+
+/// What is known of an element's own access rules.
+#[derive(Clone, Debug)]
+pub(crate) enum ElementRules {
+    /// Nothing: they have not been read since the connection was made.
+    Unknown,
+    /// These, which were in the card together with this tag.
+    Card {
+        rules: Arc<RuleSet>,
+        refresh_tag: RefreshTag,
+    },
+    /// It has none, and no place for any.
+    None,
+    /// They cannot be read or understood, so nobody may use anything.
+    Closed,
 }
 
 /// A reader.
@@ -152,6 +221,8 @@ pub(crate) struct Reader {
     pub(crate) connected: bool,
     /// Channels that nobody knows of may be open in the card, or PINs verified. It is reset when nobody uses it.
     pub(crate) needs_reset: bool,
+    /// Who may use what in the card, as long as the connection stands.
+    pub(crate) rules: ElementRules,
     /// How many sessions ports have on it.
     pub(crate) sessions: usize,
     /// The card's channels that are open or being opened or closed.
@@ -203,6 +274,7 @@ impl Reader {
             slot: Slot::new(kind),
             connected: false,
             needs_reset: false,
+            rules: ElementRules::Unknown,
             sessions: 0,
             channels: BTreeSet::new(),
             queue: VecDeque::new(),

@@ -54,6 +54,7 @@ fn token_processes_get_no_environment_but_what_they_need() {
         broker_binary: script,
         pcsc: false,
         virtual_card: None,
+        access: Default::default(),
     });
     let (sender, receiver) = mpsc::channel();
     client.open_port(

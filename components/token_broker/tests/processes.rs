@@ -348,6 +348,7 @@ fn a_broker_that_cannot_be_started_is_an_error() {
             broker_binary: binary,
             pcsc: false,
             virtual_card: None,
+            access: Default::default(),
         });
         let (sender, receiver) = std::sync::mpsc::channel();
         client.open_port(
@@ -370,6 +371,7 @@ fn a_process_that_never_reports_is_given_up() {
         broker_binary: mute.clone(),
         pcsc: false,
         virtual_card: None,
+        access: Default::default(),
     });
     let (sender, receiver) = std::sync::mpsc::channel();
     client.open_port(

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use token_traits::control::{BrokerConfig, Feature};
+use token_traits::control::{AccessConfig, BrokerConfig, Feature};
 use token_traits::{
     ErrorKind, OpenPortCallback, Origin, PortId, PortIdentity, TokenBroker, TokenError,
 };
@@ -35,6 +35,8 @@ pub struct ClientConfig {
     pub pcsc: bool,
     /// The profile of the embedded virtual card, if there is to be one.
     pub virtual_card: Option<String>,
+    /// Whether access rules are enforced, and what applies to elements without rules of their own.
+    pub access: Option<AccessConfig>,
 }
 
 impl ClientConfig {
@@ -42,6 +44,7 @@ impl ClientConfig {
         BrokerConfig {
             pcsc: self.pcsc,
             virtual_card: self.virtual_card.clone(),
+            access: self.access.clone(),
         }
     }
 }

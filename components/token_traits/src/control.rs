@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::PortId;
 use crate::identity::{Origin, PortIdentity};
+use crate::port::ElementType;
 use crate::wire::Frame;
 
 /// The first message of a token process to the main process.
@@ -68,6 +69,37 @@ pub struct BrokerConfig {
     pub pcsc: bool,
     /// `[virtual_card] profile`, or `None` where it is not enabled.
     pub virtual_card: Option<String>,
+    /// `[access]`. `None` where there is no such section: then access rules are neither read nor enforced.
+    pub access: Option<AccessConfig>,
+}
+
+/// What applies to elements without access rules of their own.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AccessConfig {
+    /// The rules of the device: the contents of the file that `[access] rules` names.
+    pub device_rules: String,
+    /// `[access] when_no_rules`; `None` for what is usual for the kind of element.
+    pub when_no_rules: Option<WhenNoRules>,
+}
+
+/// What applies to an element that has no access rules of its own, where no device rule says anything.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenNoRules {
+    /// The user may write a device rule when asked. Usual for cards that can be taken out.
+    Ask,
+    /// Nobody may use anything. Usual for UICCs and embedded elements.
+    Deny,
+}
+
+impl WhenNoRules {
+    /// What is usual for a kind of element.
+    pub fn usual(element_type: ElementType) -> Self {
+        match element_type {
+            ElementType::Uicc | ElementType::Embedded => Self::Deny,
+            ElementType::SmartCard | ElementType::Sd | ElementType::Other => Self::Ask,
+        }
+    }
 }
 
 /// A powerful feature that a grant is about.

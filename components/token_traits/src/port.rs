@@ -143,6 +143,17 @@ pub enum ElementType {
     Other,
 }
 
+impl ElementType {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Uicc,
+        Self::SmartCard,
+        Self::Embedded,
+        Self::Sd,
+        Self::Other,
+    ];
+}
+
 /// What the broker sends to a document.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum PortMessage {

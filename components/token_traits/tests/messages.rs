@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use token_traits::control::{BrokerConfig, WorkerKind};
+use token_traits::control::{AccessConfig, BrokerConfig, WhenNoRules, WorkerKind};
 use token_traits::port::{
     ChannelId, ChannelInfo, ChannelType, Command, ElementType, MAX_AID_LENGTH, PortMessage,
     PortRequest, ReaderId, ReaderInfo, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
@@ -276,7 +276,13 @@ proptest! {
     }
 
     #[test]
-    fn configurations(pcsc in any::<bool>(), virtual_card in option::of(".{0,40}")) {
-        round_trip(&BrokerConfig { pcsc, virtual_card })?;
+    fn configurations(
+        pcsc in any::<bool>(),
+        virtual_card in option::of(".{0,40}"),
+        device_rules in option::of(".{0,400}"),
+        when_no_rules in option::of(prop_oneof![Just(WhenNoRules::Ask), Just(WhenNoRules::Deny)]),
+    ) {
+        let access = device_rules.map(|device_rules| AccessConfig { device_rules, when_no_rules });
+        round_trip(&BrokerConfig { pcsc, virtual_card, access })?;
     }
 }

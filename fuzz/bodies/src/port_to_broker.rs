@@ -294,6 +294,7 @@ impl Rig {
         rig.input(Input::Configure(BrokerConfig {
             pcsc: options & 1 != 0,
             virtual_card: (options & 2 != 0).then(|| "default".into()),
+            access: Default::default(),
         }));
         rig.set_grant(0, true);
         rig

@@ -545,6 +545,7 @@ fn messages() -> Seeds {
             encoded(&BrokerConfig {
                 pcsc: true,
                 virtual_card: Some("default".into()),
+                access: Default::default(),
             })
         }),
         ("identity", {

@@ -5,6 +5,9 @@
 
 use super::*;
 
+/// Why a request fails.
+const BASIC_IN_USE: &str = "the basic channel is in use";
+
 impl Broker {
     /// Does as much of a reader's queue as is possible now.
     pub(super) fn advance(&mut self, key: ReaderKey, now: Instant) {
@@ -120,13 +123,28 @@ impl Broker {
                 let body = protocol::RequestBody::Connect { reset };
                 self.run(key, Step::Connect { ticket, reset }, body, deadline);
             }
-            Task::Transmit { command } => {
-                let body = transmit(command, false, deadline, now);
-                self.run(key, Step::Transmit(ticket), body, deadline);
+            Task::Transmit {
+                channel,
+                header,
+                command,
+            } => {
+                // `selectNext()` may have selected another applet meanwhile.
+                let access = port.channels.get(&channel).map(|channel| &channel.access);
+                match access.map_or(Ok(()), |access| access::check_command(access, header)) {
+                    Ok(()) => {
+                        let body = transmit(command, false, deadline, now);
+                        self.run(key, Step::Transmit(ticket), body, deadline);
+                    }
+                    Err(error) => self.reply(ticket, Err(error)),
+                }
             }
-            Task::SelectNext { command } => {
+            // It would change what commands that wait for the channel's closing are sent to.
+            Task::SelectNext { channel, .. } if !port.channels.contains_key(&channel) => {
+                self.reply(ticket, Err(closed("channel")));
+            }
+            Task::SelectNext { channel, command } => {
                 let body = transmit(command, true, deadline, now);
-                self.run(key, Step::SelectNext(ticket), body, deadline);
+                self.run(key, Step::SelectNext(ticket, channel), body, deadline);
             }
             // Another origin may have got a session meanwhile.
             Task::Reset => match self.check_reset(ticket.port, key) {
@@ -145,94 +163,123 @@ impl Broker {
             }
             Task::OpenChannel {
                 session,
-                channel_type: ChannelType::Basic,
+                channel_type,
                 applet,
                 response,
             } => {
-                let channel = ChannelNumber::BASIC;
-                if reader.channels.insert(channel) {
-                    self.select(
-                        key, ticket, session, channel, applet, response, deadline, now,
-                    );
-                } else {
-                    let message = "the basic channel is in use";
-                    self.refuse(ticket, ErrorKind::NoChannel, message);
-                }
-            }
-            Task::OpenChannel {
-                session,
-                channel_type: ChannelType::Supplementary,
-                applet,
-                response,
-            } => {
-                let step = Step::Open {
+                let opening = Opening {
                     ticket,
                     session,
+                    channel_type,
                     applet,
                     response,
+                    deadline,
                 };
-                let body = transmit(channel::open_command().encode(), false, deadline, now);
-                self.run(key, step, body, deadline);
+                // What is asked for in vain needs no rules.
+                if channel_type == ChannelType::Basic
+                    && reader.channels.contains(&ChannelNumber::BASIC)
+                {
+                    self.refuse(ticket, ErrorKind::NoChannel, BASIC_IN_USE);
+                } else {
+                    self.open_with_rules(key, opening, now);
+                }
+            }
+        }
+    }
+
+    /// Opens a channel, with the element's rules at hand.
+    pub(super) fn open_checked(&mut self, key: ReaderKey, opening: Opening, now: Instant) {
+        let (Some(reader), Some(port)) =
+            (self.readers.get(&key), self.ports.get(&opening.ticket.port))
+        else {
+            return;
+        };
+        let policy = self.policy(port, reader);
+        if let Err(error) = policy.before_select(opening.applet.requested(), &port.app) {
+            return self.reply(opening.ticket, Err(error));
+        }
+        let Some(reader) = self.readers.get_mut(&key) else {
+            return;
+        };
+        match opening.channel_type {
+            ChannelType::Basic => {
+                if reader.channels.insert(ChannelNumber::BASIC) {
+                    self.select(key, opening, ChannelNumber::BASIC, now);
+                } else {
+                    self.refuse(opening.ticket, ErrorKind::NoChannel, BASIC_IN_USE);
+                }
+            }
+            ChannelType::Supplementary => {
+                let body = transmit(
+                    channel::open_command().encode(),
+                    false,
+                    opening.deadline,
+                    now,
+                );
+                self.run(key, Step::Open(opening), body, opening.deadline);
             }
         }
     }
 
     /// Goes on with a channel that the card has opened.
-    #[expect(clippy::too_many_arguments, reason = "what a channel is made of")]
     pub(super) fn select(
         &mut self,
         key: ReaderKey,
-        ticket: Ticket,
-        session: SessionId,
+        opening: Opening,
         channel: ChannelNumber,
-        applet: Applet,
-        response: SelectResponse,
-        deadline: Instant,
         now: Instant,
     ) {
-        let command = match &applet {
-            Applet::Implicit => {
-                return self.channel_opened(key, ticket, session, channel, None, None);
-            }
-            Applet::IssuerSecurityDomain => channel::select(None, response, channel),
-            Applet::Named(aid) => channel::select(Some(aid), response, channel),
+        let command = match &opening.applet {
+            Applet::Implicit => return self.channel_opened(key, opening, channel, None),
+            Applet::IssuerSecurityDomain => channel::select(None, opening.response, channel),
+            Applet::Named(aid) => channel::select(Some(aid), opening.response, channel),
         };
         match command {
             Ok(command) => {
-                let step = Step::Select {
-                    ticket,
-                    session,
-                    channel,
-                    applet,
-                    response,
-                };
-                let body = transmit(command.encode(), true, deadline, now);
-                self.run(key, step, body, deadline);
+                let body = transmit(command.encode(), true, opening.deadline, now);
+                self.run(key, Step::Select(opening, channel), body, opening.deadline);
             }
             Err(error) => {
-                self.reply(ticket, Err(invalid_value(&error)));
+                self.reply(opening.ticket, Err(invalid_value(&error)));
                 self.close_first(key, channel);
             }
         }
     }
 
+    /// Gives a page the channel that it asked for, if the rules let it have what is selected there.
     pub(super) fn channel_opened(
         &mut self,
         key: ReaderKey,
-        ticket: Ticket,
-        session: SessionId,
+        opening: Opening,
         number: ChannelNumber,
-        partial: Option<(Aid, SelectResponse)>,
-        open_response: Option<Vec<u8>>,
+        selected: Option<&ResponseApdu>,
     ) {
+        let Opening {
+            ticket,
+            session,
+            applet,
+            response,
+            ..
+        } = opening;
+        let df_name = selected.and_then(df_name);
         // The port or the session may have been closed meanwhile, or the page told that it took too long.
-        let port = self.ports.get_mut(&ticket.port).filter(|port| {
-            port.sessions.get(&session) == Some(&key)
-                && port.in_flight.contains_key(&ticket.request)
-        });
-        let Some(port) = port else {
-            self.reply(ticket, Err(closed("session")));
-            return self.close_first(key, number);
+        let access = match (self.readers.get(&key), self.ports.get(&ticket.port)) {
+            (Some(reader), Some(port))
+                if port.sessions.get(&session) == Some(&key)
+                    && port.in_flight.contains_key(&ticket.request) =>
+            {
+                let policy = self.policy(port, reader);
+                policy.after_select(applet.requested(), df_name.as_ref(), &port.app)
+            }
+            _ => Err(closed("session")),
+        };
+        let (access, port) = match (access, self.ports.get_mut(&ticket.port)) {
+            (Ok(access), Some(port)) => (access, port),
+            (Ok(_), None) => return self.close_first(key, number),
+            (Err(error), _) => {
+                self.reply(ticket, Err(error));
+                return self.close_first(key, number);
+            }
         };
         let id = ChannelId(port.next_channel);
         port.next_channel += 1;
@@ -242,11 +289,41 @@ impl Broker {
                 reader: key,
                 session,
                 number,
-                partial,
+                partial: partial_aid(applet, df_name).map(|aid| (aid, response)),
+                df_name,
+                access,
             },
         );
-        let info = ChannelInfo { id, open_response };
+        let info = ChannelInfo {
+            id,
+            open_response: selected.map(ResponseApdu::encode),
+        };
         self.reply(ticket, Ok(ReplyBody::Channel(info)));
+    }
+
+    /// Whose rules decide about what a document asks of a reader's element.
+    pub(super) fn policy<'a>(&'a self, port: &Port, reader: &'a Reader) -> ElementPolicy<'a> {
+        let Some(access) = &self.config.access else {
+            return ElementPolicy::NotEnforced;
+        };
+        match &reader.rules {
+            ElementRules::Card { rules, .. } => ElementPolicy::Card(rules),
+            ElementRules::None => {
+                let when_no_rules = access
+                    .when_no_rules
+                    .unwrap_or_else(|| WhenNoRules::usual(reader.element_type));
+                match self.device_rules.get(&reader.element_type) {
+                    Some(rules) => ElementPolicy::Device {
+                        rules,
+                        // There are no prompts yet: automation has answered them all.
+                        prompts_allow: when_no_rules == WhenNoRules::Ask
+                            && access::may_see_readers(&port.identity, &self.grants),
+                    },
+                    None => ElementPolicy::Closed,
+                }
+            }
+            ElementRules::Unknown | ElementRules::Closed => ElementPolicy::Closed,
+        }
     }
 
     /// Lets a channel be closed before anything else happens.

@@ -23,10 +23,7 @@ impl Broker {
         reader: ReaderId,
     ) -> Result<ReaderKey, TokenError> {
         if !access::may_see_readers(&self.port(id)?.identity, &self.grants) {
-            return Err(TokenError::new(
-                ErrorKind::Security,
-                "this origin may not use the reader",
-            ));
+            return Err(access::refused());
         }
         self.reader_key(id, reader)
             .filter(|key| self.readers.contains_key(key))
@@ -66,7 +63,8 @@ impl Broker {
         timeout_ms: Option<u32>,
         now: Instant,
     ) -> Result<(), TokenError> {
-        let channel = self.open_channel(ticket.port, channel)?;
+        let id = channel;
+        let channel = self.open_channel(ticket.port, id)?;
         let Some((aid, response)) = channel.partial else {
             return Err(TokenError::new(
                 ErrorKind::InvalidState,
@@ -75,10 +73,12 @@ impl Broker {
         };
         let command = channel::select_next(&aid, response, channel.number)
             .map_err(|error| invalid_value(&error))?;
+        let reader = channel.reader;
         let task = Task::SelectNext {
+            channel: id,
             command: command.encode(),
         };
-        self.enqueue(channel.reader, ticket, task, time_limit(timeout_ms), now)
+        self.enqueue(reader, ticket, task, time_limit(timeout_ms), now)
     }
 
     pub(super) fn ask_channel(
@@ -95,19 +95,15 @@ impl Broker {
             .sessions
             .get(&session)
             .ok_or_else(|| closed("session"))?;
-        let reader = self.readers.get(&key).ok_or_else(|| closed("session"))?;
         let response = SelectResponse::from_p2(p2).map_err(|error| invalid_value(&error))?;
         let applet = match aid.as_deref() {
             None => Applet::Implicit,
             Some([]) => Applet::IssuerSecurityDomain,
             Some(aid) => Applet::Named(Aid::new(aid).map_err(|error| invalid_value(&error))?),
         };
-        access::may_open(
-            &port.identity,
-            &self.grants,
-            reader.element_type,
-            aid.as_deref(),
-        )?;
+        if !access::may_see_readers(&port.identity, &self.grants) {
+            return Err(access::refused());
+        }
         let task = Task::OpenChannel {
             session,
             channel_type,
@@ -125,22 +121,26 @@ impl Broker {
         timeout_ms: Option<u32>,
         now: Instant,
     ) -> Result<(), TokenError> {
-        let channel = self.open_channel(ticket.port, channel)?;
-        let command = apdu::prepare(command, channel.number)?;
-        let task = Task::Transmit { command };
-        self.enqueue(channel.reader, ticket, task, time_limit(timeout_ms), now)
+        let id = channel;
+        let channel = self.open_channel(ticket.port, id)?;
+        let apdu::Prepared { header, command } = apdu::prepare(command, channel.number)?;
+        access::check_command(&channel.access, header)?;
+        let reader = channel.reader;
+        let task = Task::Transmit {
+            channel: id,
+            header,
+            command,
+        };
+        self.enqueue(reader, ticket, task, time_limit(timeout_ms), now)
     }
 
     pub(super) fn open_channel(
         &self,
         port: PortId,
         channel: ChannelId,
-    ) -> Result<OpenChannel, TokenError> {
+    ) -> Result<&OpenChannel, TokenError> {
         let channels = &self.port(port)?.channels;
-        channels
-            .get(&channel)
-            .copied()
-            .ok_or_else(|| closed("channel"))
+        channels.get(&channel).ok_or_else(|| closed("channel"))
     }
 
     pub(super) fn port(&self, port: PortId) -> Result<&Port, TokenError> {

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use token_traits::Connection;
+use token_traits::control::AccessConfig;
 use token_traits::port::{ElementType, ReaderInfo};
 use virtual_card::applets::echo;
 use virtual_card::{Card, VirtualCard};
@@ -15,7 +16,7 @@ use super::*;
 type Reply = Result<ReplyBody, TokenError>;
 
 /// A broker, and around it a main process, workers, cards and pages, all of which do something only when told to.
-struct Rig {
+pub(super) struct Rig {
     broker: Broker,
     now: Instant,
     next_request: u64,
@@ -38,8 +39,8 @@ struct FakeWorker {
     request: Option<WorkerRequest>,
 }
 
-struct FakeCard {
-    card: VirtualCard,
+pub(super) struct FakeCard {
+    pub(super) card: VirtualCard,
     resets: usize,
     /// Class and instruction bytes of what was carried out.
     commands: Vec<[u8; 2]>,
@@ -47,7 +48,7 @@ struct FakeCard {
 
 impl FakeCard {
     /// How many supplementary channels are open: the card opens what is left of its 19, and closes it again.
-    fn open_channels(&mut self) -> usize {
+    pub(super) fn open_channels(&mut self) -> usize {
         let mut opened = Vec::new();
         while let [number, 0x90, 0x00] = self.card.transmit(&[0x00, 0x70, 0x00, 0x00, 0x01])[..] {
             opened.push(ChannelNumber::new(number).unwrap());
@@ -61,9 +62,9 @@ impl FakeCard {
 }
 
 const EMBEDDED: &str = "default";
-const ORIGIN: &str = "https://bank.example";
+pub(super) const ORIGIN: &str = "https://bank.example";
 
-fn embedded() -> WorkerKind {
+pub(super) fn embedded() -> WorkerKind {
     WorkerKind::VirtualCard {
         profile: EMBEDDED.into(),
     }
@@ -91,11 +92,32 @@ fn status(name: &str, present: bool) -> ReaderStatus {
 
 impl Rig {
     /// With the embedded card, and a grant for [`ORIGIN`].
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_pcsc(false)
     }
 
-    fn with_pcsc(pcsc: bool) -> Self {
+    pub(super) fn with_pcsc(pcsc: bool) -> Self {
+        Self::configured(pcsc, None)
+    }
+
+    /// With access rules and this card as the embedded one.
+    pub(super) fn with_card(access: Option<AccessConfig>, card: VirtualCard) -> Self {
+        let mut rig = Self::configured(false, access);
+        let card = FakeCard {
+            card,
+            resets: 0,
+            commands: vec![],
+        };
+        rig.cards.insert(embedded(), card);
+        rig
+    }
+
+    /// A number for a port that no other has.
+    pub(super) fn next_port(&self) -> u64 {
+        self.next_request + 1000
+    }
+
+    fn configured(pcsc: bool, access: Option<AccessConfig>) -> Self {
         let mut rig = Self {
             broker: Broker::new(),
             now: Instant::now(),
@@ -112,12 +134,13 @@ impl Rig {
         rig.input(Input::Configure(BrokerConfig {
             pcsc,
             virtual_card: Some(EMBEDDED.into()),
+            access,
         }));
         rig.grant(ORIGIN, true);
         rig
     }
 
-    fn grant(&mut self, origin: &str, allowed: bool) {
+    pub(super) fn grant(&mut self, origin: &str, allowed: bool) {
         let origin = Origin::new(origin).unwrap();
         self.input(Input::SetGrant {
             origin: origin.clone(),
@@ -127,7 +150,7 @@ impl Rig {
         });
     }
 
-    fn open_port(&mut self, port: u64, origin: &str) -> PortId {
+    pub(super) fn open_port(&mut self, port: u64, origin: &str) -> PortId {
         let port = PortId(port);
         self.input(Input::OpenPort {
             port,
@@ -136,7 +159,7 @@ impl Rig {
         port
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         for output in self.broker.handle(input, self.now) {
             match output {
                 Output::ToPort(port, PortMessage::Reply { request, result }) => {
@@ -175,7 +198,7 @@ impl Rig {
     }
 
     /// Starts the worker that was asked for first.
-    fn start_worker(&mut self) -> Option<WorkerId> {
+    pub(super) fn start_worker(&mut self) -> Option<WorkerId> {
         if self.to_start.is_empty() {
             return None;
         }
@@ -197,17 +220,17 @@ impl Rig {
         Some(id)
     }
 
-    fn worker(&self, kind: &WorkerKind) -> Option<WorkerId> {
+    pub(super) fn worker(&self, kind: &WorkerKind) -> Option<WorkerId> {
         let found = self.workers.iter().find(|(_, worker)| worker.kind == *kind);
         found.map(|(id, _)| *id)
     }
 
-    fn card(&mut self) -> &mut FakeCard {
+    pub(super) fn card(&mut self) -> &mut FakeCard {
         self.cards.get_mut(&embedded()).unwrap()
     }
 
     /// Lets a worker answer what it was asked.
-    fn answer(&mut self, id: WorkerId) -> bool {
+    pub(super) fn answer(&mut self, id: WorkerId) -> bool {
         let worker = self.workers.get_mut(&id).unwrap();
         let Some(WorkerRequest { id: request, body }) = worker.request.take() else {
             return false;
@@ -252,7 +275,7 @@ impl Rig {
         true
     }
 
-    fn worker_says(
+    pub(super) fn worker_says(
         &mut self,
         worker: WorkerId,
         request: u64,
@@ -263,20 +286,20 @@ impl Rig {
     }
 
     /// Lets a worker fail what it was asked.
-    fn fail(&mut self, id: WorkerId, error: WorkerError) {
+    pub(super) fn fail(&mut self, id: WorkerId, error: WorkerError) {
         let worker = self.workers.get_mut(&id).unwrap();
         let request = worker.request.take().unwrap().id;
         worker.connected &= error.keeps_connection();
         self.worker_says(id, request, Err(error));
     }
 
-    fn kill(&mut self, worker: WorkerId) {
+    pub(super) fn kill(&mut self, worker: WorkerId) {
         self.workers.remove(&worker);
         self.input(Input::WorkerEnded(worker));
     }
 
     /// Lets everybody do what is to be done.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             let mut busy = self.start_worker().is_some();
             let mut ids: Vec<WorkerId> = self.workers.keys().copied().collect();
@@ -293,7 +316,7 @@ impl Rig {
     }
 
     /// Lets time pass up to the broker's next deadline.
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         self.now = self
             .broker
             .next_deadline()
@@ -302,7 +325,7 @@ impl Rig {
         self.input(Input::Tick);
     }
 
-    fn send(&mut self, port: PortId, body: RequestBody) -> RequestId {
+    pub(super) fn send(&mut self, port: PortId, body: RequestBody) -> RequestId {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         let frame = Frame::encode(&PortRequest { id, body }).unwrap();
@@ -311,22 +334,22 @@ impl Rig {
     }
 
     /// Sends, settles, and takes the answer.
-    fn ask(&mut self, port: PortId, body: RequestBody) -> Reply {
+    pub(super) fn ask(&mut self, port: PortId, body: RequestBody) -> Reply {
         let request = self.send(port, body);
         self.settle();
         self.take(port, request).expect("an answer")
     }
 
-    fn take(&mut self, port: PortId, request: RequestId) -> Option<Reply> {
+    pub(super) fn take(&mut self, port: PortId, request: RequestId) -> Option<Reply> {
         self.replies.remove(&(port, request))
     }
 
-    fn kind(&mut self, port: PortId, request: RequestId) -> Option<ErrorKind> {
+    pub(super) fn kind(&mut self, port: PortId, request: RequestId) -> Option<ErrorKind> {
         self.take(port, request)
             .map(|reply| reply.expect_err("an error").kind)
     }
 
-    fn readers(&mut self, port: PortId) -> Vec<ReaderInfo> {
+    pub(super) fn readers(&mut self, port: PortId) -> Vec<ReaderInfo> {
         match self.ask(port, RequestBody::GetReaders) {
             Ok(ReplyBody::Readers(readers)) => readers,
             other => panic!("{other:?}"),
@@ -334,7 +357,7 @@ impl Rig {
     }
 
     /// A port that knows the reader "Slot", and the monitor.
-    fn slot(&mut self, present: bool) -> (PortId, ReaderId, WorkerId) {
+    pub(super) fn slot(&mut self, present: bool) -> (PortId, ReaderId, WorkerId) {
         let port = self.open_port(self.next_request + 1000, ORIGIN);
         self.send(port, RequestBody::GetReaders);
         let monitor = self.start_worker().unwrap();
@@ -342,7 +365,7 @@ impl Rig {
         (port, self.readers(port)[1].id, monitor)
     }
 
-    fn monitor_says(&mut self, monitor: WorkerId, readers: Vec<ReaderStatus>) {
+    pub(super) fn monitor_says(&mut self, monitor: WorkerId, readers: Vec<ReaderStatus>) {
         let message = WorkerMessage::Readers(readers);
         self.input(Input::WorkerFrame(
             monitor,
@@ -351,11 +374,11 @@ impl Rig {
     }
 
     /// What ports were told of elements since the last time.
-    fn told(&mut self) -> Vec<(PortId, ReaderId, bool)> {
+    pub(super) fn told(&mut self) -> Vec<(PortId, ReaderId, bool)> {
         std::mem::take(&mut self.elements)
     }
 
-    fn open_session(&mut self, port: PortId) -> SessionId {
+    pub(super) fn open_session(&mut self, port: PortId) -> SessionId {
         let reader = self.readers(port)[0].id;
         match self.ask(port, RequestBody::OpenSession(reader)) {
             Ok(ReplyBody::Session(session)) => session.id,
@@ -363,7 +386,7 @@ impl Rig {
         }
     }
 
-    fn open_channel(&mut self, port: PortId, session: SessionId) -> ChannelId {
+    pub(super) fn open_channel(&mut self, port: PortId, session: SessionId) -> ChannelId {
         match self.ask(port, open(session, &echo::AID)) {
             Ok(ReplyBody::Channel(channel)) => channel.id,
             other => panic!("{other:?}"),
@@ -371,7 +394,7 @@ impl Rig {
     }
 
     /// A port with a session and a channel to the echo applet.
-    fn echo(&mut self) -> (PortId, SessionId, ChannelId) {
+    pub(super) fn echo(&mut self) -> (PortId, SessionId, ChannelId) {
         let port = self.open_port(self.next_request + 1000, ORIGIN);
         let session = self.open_session(port);
         let channel = self.open_channel(port, session);
@@ -379,7 +402,7 @@ impl Rig {
     }
 }
 
-fn open(session: SessionId, aid: &[u8]) -> RequestBody {
+pub(super) fn open(session: SessionId, aid: &[u8]) -> RequestBody {
     RequestBody::OpenChannel {
         session,
         channel_type: ChannelType::Supplementary,
@@ -388,7 +411,7 @@ fn open(session: SessionId, aid: &[u8]) -> RequestBody {
     }
 }
 
-fn open_basic(session: SessionId, aid: Option<&[u8]>) -> RequestBody {
+pub(super) fn open_basic(session: SessionId, aid: Option<&[u8]>) -> RequestBody {
     RequestBody::OpenChannel {
         session,
         channel_type: ChannelType::Basic,
@@ -410,7 +433,7 @@ fn echo(channel: ChannelId, data: &[u8]) -> RequestBody {
     }
 }
 
-fn error(reply: Reply) -> ErrorKind {
+pub(super) fn error(reply: Reply) -> ErrorKind {
     reply.expect_err("an error").kind
 }
 

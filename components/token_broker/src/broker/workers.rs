@@ -92,6 +92,7 @@ impl Broker {
             return;
         };
         reader.connected = false;
+        reader.rules = ElementRules::Unknown;
         reader.sessions = 0;
         reader.channels.clear();
         if let Some(running) = &mut reader.running {
@@ -204,8 +205,15 @@ impl Broker {
         if error.keeps_connection() {
             match step {
                 // The card may have opened a channel all the same, unless nothing was sent.
-                Step::Open { .. } => reader.needs_reset |= error != WorkerError::Busy,
-                Step::Select { channel, .. } => self.close_first(key, channel),
+                Step::Open(_) | Step::Rules(_, RulesStep::Open) => {
+                    reader.needs_reset |= error != WorkerError::Busy;
+                }
+                Step::Select(_, channel) => self.close_first(key, channel),
+                Step::Rules(_, step) => {
+                    if let Some(channel) = step.channel() {
+                        self.close_first(key, channel);
+                    }
+                }
                 // It may be open still.
                 Step::Close(channel) => {
                     reader.needs_reset = true;
@@ -301,55 +309,34 @@ impl Broker {
             return;
         };
         match step {
-            Step::Open {
-                ticket,
-                session,
-                applet,
-                response: wanted,
-            } => match channel::parse_opened(&response) {
+            Step::Rules(opening, step) => self.rules_response(key, opening, step, &response, now),
+            Step::Open(opening) => match channel::parse_opened(&response) {
                 // A card that opens an open channel once more has lost track of what it serves to whom.
                 Ok(Opened::Channel(channel)) if !reader.channels.insert(channel) => {
                     reader.needs_reset = true;
                     let message = "the card opened a channel that is open already";
-                    self.refuse(ticket, ErrorKind::Io, message);
+                    self.refuse(opening.ticket, ErrorKind::Io, message);
                 }
-                Ok(Opened::Channel(channel)) => {
-                    self.select(key, ticket, session, channel, applet, wanted, deadline, now);
-                }
+                Ok(Opened::Channel(channel)) => self.select(key, opening, channel, now),
                 Ok(Opened::NoChannel) => {
                     let message = "the card has no free channel";
-                    self.refuse(ticket, ErrorKind::NoChannel, message);
+                    self.refuse(opening.ticket, ErrorKind::NoChannel, message);
                 }
                 // Cards without logical channels have all kinds of reasons, many of them as long as nothing is
                 // selected.
                 Err(error @ ChannelError::Refused(_)) => {
-                    self.refuse(ticket, ErrorKind::NoChannel, error.to_string());
+                    self.refuse(opening.ticket, ErrorKind::NoChannel, error.to_string());
                 }
                 // It says that it has opened something.
                 Err(error) => {
                     reader.needs_reset = true;
-                    self.refuse(ticket, ErrorKind::Io, error.to_string());
+                    self.refuse(opening.ticket, ErrorKind::Io, error.to_string());
                 }
             },
-            Step::Select {
-                ticket,
-                session,
-                channel,
-                applet,
-                response: wanted,
-            } => {
+            Step::Select(opening, channel) => {
                 let (kind, message) = match channel::parse_selected(&response) {
                     Ok(Selected::Application) => {
-                        let partial = partial_aid(applet, &response).map(|aid| (aid, wanted));
-                        let open_response = Some(bytes);
-                        return self.channel_opened(
-                            key,
-                            ticket,
-                            session,
-                            channel,
-                            partial,
-                            open_response,
-                        );
+                        return self.channel_opened(key, opening, channel, Some(&response));
                     }
                     Ok(Selected::NoApplication) => (
                         ErrorKind::NoApplication,
@@ -361,22 +348,27 @@ impl Broker {
                     ),
                     Err(error) => (ErrorKind::NoApplication, error.to_string()),
                 };
-                self.refuse(ticket, kind, message);
+                self.refuse(opening.ticket, kind, message);
                 self.close_first(key, channel);
             }
-            Step::SelectNext(ticket) => match channel::parse_selected(&response) {
+            Step::SelectNext(ticket, channel) => match channel::parse_selected(&response) {
                 Ok(Selected::Application) => {
-                    self.reply(ticket, Ok(ReplyBody::Response(bytes)));
+                    self.next_selected(key, ticket, channel, deadline, bytes, &response, now);
                 }
                 Ok(Selected::NoApplication) => {
                     let message = "the card has no further applet of this AID";
-                    self.refuse(ticket, ErrorKind::NoApplication, message);
+                    let error = TokenError::new(ErrorKind::NoApplication, message);
+                    self.next_not_found(key, ticket, channel, deadline, error, now);
                 }
                 Ok(Selected::NoChannel) | Err(_) => {
                     let message = "the card does not select the next applet";
-                    self.refuse(ticket, ErrorKind::Unsupported, message);
+                    let error = TokenError::new(ErrorKind::Unsupported, message);
+                    self.next_not_found(key, ticket, channel, deadline, error, now);
                 }
             },
+            Step::SelectAgain(ticket, channel) => {
+                self.selected_again(key, ticket, channel, &response);
+            }
             // The card cannot be told any better.
             Step::Close(channel) if response.status.is_error() => {
                 reader.needs_reset = true;

@@ -66,6 +66,7 @@ impl Browser {
             broker_binary: binary.clone(),
             pcsc,
             virtual_card: Some("default".into()),
+            access: Default::default(),
         });
         let origin = Origin::new(ORIGIN).expect("an origin");
         client.set_grant(origin.clone(), origin, Feature::SecureElement, true);

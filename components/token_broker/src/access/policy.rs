@@ -1,0 +1,178 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! What the rules of an element, or those of the device where the element has none, allow an origin.
+//!
+//! An applet that an origin may not use and one that is not there look the same to it, unless a rule names the origin.
+
+use secure_element::access::{Access, AppId, Denial, RuleSet, Target};
+use secure_element::channel::Aid;
+use token_traits::{ErrorKind, TokenError};
+
+/// Applications that nobody can be allowed to use by a prompt, because their own protection would be bypassed: the
+/// issuer security domains, access rules, FIDO (bound to origins by the browser), and what keys in tokens are served
+/// from (bound to origins by the keys' lists). Only a card's own rule or an administrator's opens them.
+const NEVER_BY_PROMPT: [&[u8]; 10] = [
+    // Issuer security domains: GlobalPlatform, Visa, Gemalto.
+    &[0xA0, 0x00, 0x00, 0x01, 0x51],
+    &[0xA0, 0x00, 0x00, 0x00, 0x03, 0x00, 0x00, 0x00],
+    &[0xA0, 0x00, 0x00, 0x00, 0x18, 0x43, 0x4D],
+    // GlobalPlatform's access rule files.
+    &[
+        0xA0, 0x00, 0x00, 0x00, 0x18, 0x47, 0x50, 0x41, 0x43, 0x2D, 0x31, 0x35,
+    ],
+    // FIDO U2F and CTAP.
+    &[0xA0, 0x00, 0x00, 0x06, 0x47],
+    // PIV.
+    &[0xA0, 0x00, 0x00, 0x03, 0x08],
+    // OpenPGP.
+    &[0xD2, 0x76, 0x00, 0x01, 0x24, 0x01],
+    // PKCS#15.
+    &[
+        0xA0, 0x00, 0x00, 0x00, 0x63, 0x50, 0x4B, 0x43, 0x53, 0x2D, 0x31, 0x35,
+    ],
+    // SIM and USIM (3GPP).
+    &[0xA0, 0x00, 0x00, 0x00, 0x87],
+    // SIM (ETSI).
+    &[0xA0, 0x00, 0x00, 0x00, 0x09],
+];
+
+/// Whether a prompt may allow the application of this AID, complete or partial.
+pub fn is_promptable(aid: &[u8]) -> bool {
+    // A partial AID may select any application that begins with it.
+    !aid.is_empty()
+        && NEVER_BY_PROMPT
+            .iter()
+            .all(|never| !never.starts_with(aid) && !aid.starts_with(never))
+}
+
+/// Whose rules decide about an element.
+#[derive(Clone, Copy, Debug)]
+pub enum ElementPolicy<'a> {
+    /// The element's own.
+    Card(&'a RuleSet),
+    /// The device's, because the element has none.
+    Device {
+        /// The rules.
+        rules: &'a RuleSet,
+        /// Whether the user allows this origin whatever a prompt can allow.
+        prompts_allow: bool,
+    },
+    /// Nobody's: the element's own cannot be read.
+    Closed,
+    /// Nobody's: rules are not enforced.
+    NotEnforced,
+}
+
+impl ElementPolicy<'_> {
+    /// Before SELECT. `requested` is the AID, complete or partial, empty for the issuer security domain, `None` where no
+    /// SELECT is sent.
+    ///
+    /// # Errors
+    /// What the page is told.
+    pub fn before_select(&self, requested: Option<&[u8]>, app: &AppId) -> Result<(), TokenError> {
+        let (rules, prompts_allow) = match *self {
+            Self::Card(rules) => (rules, false),
+            Self::Device {
+                rules,
+                prompts_allow,
+            } => (rules, prompts_allow),
+            Self::Closed => return Err(closed()),
+            Self::NotEnforced => return Ok(()),
+        };
+        let allowed = match requested {
+            None => rules.channel_access(Target::Implicit, app).allows_channel(),
+            // Which application a partial AID finds shows afterwards.
+            Some(aid) => rules.may_select(aid, app) || (prompts_allow && is_promptable(aid)),
+        };
+        match *self {
+            _ if allowed => Ok(()),
+            // Then SELECT would fail without saying why, if the application were not there.
+            Self::Card(rules) if requested.is_some() && allows_what_has_no_rule(rules, app) => {
+                Err(not_there())
+            }
+            _ => Err(refused()),
+        }
+    }
+
+    /// After SELECT, the first or the next: what the origin may do with the application of this DF name, if the card
+    /// names it.
+    ///
+    /// # Errors
+    /// What the page is told.
+    pub fn after_select(
+        &self,
+        requested: Option<&[u8]>,
+        df_name: Option<&Aid>,
+        app: &AppId,
+    ) -> Result<Access, TokenError> {
+        let access = |rules: &RuleSet| match requested {
+            None => rules.channel_access(Target::Implicit, app),
+            Some(aid) => rules.access_after_select(aid, df_name, app),
+        };
+        match *self {
+            Self::Card(rules) => match access(rules) {
+                // The issuer security domain is always there.
+                Access::Never(denial) if denial.names_app() || requested == Some(&[]) => {
+                    Err(refused())
+                }
+                Access::Never(_) => Err(not_there()),
+                access => Ok(access),
+            },
+            Self::Device {
+                rules,
+                prompts_allow,
+            } => {
+                let mut access = access(rules);
+                // Who writes rules for a card without any knows the application by the AID to select it with.
+                if let (Access::Never(Denial::Unnamed), Some(aid), None) =
+                    (&access, requested, df_name)
+                {
+                    access = rules.access_as_requested(aid, app);
+                }
+                let name = df_name.map(Aid::as_bytes).or(requested);
+                match access {
+                    Access::Never(Denial::NoRule | Denial::Unnamed)
+                        if prompts_allow && name.is_some_and(is_promptable) =>
+                    {
+                        Ok(Access::Always)
+                    }
+                    Access::Never(_) => Err(refused()),
+                    access => Ok(access),
+                }
+            }
+            Self::Closed => Err(closed()),
+            Self::NotEnforced => Ok(Access::Always),
+        }
+    }
+}
+
+/// Whether an origin may use applications without a rule of their own.
+fn allows_what_has_no_rule(rules: &RuleSet, app: &AppId) -> bool {
+    // No registration authority gives such an AID to anybody.
+    Aid::new(&[0xFF; Aid::MAX_LENGTH]).is_ok_and(|nobody| {
+        rules
+            .channel_access(Target::Application(nobody), app)
+            .allows_channel()
+    })
+}
+
+/// Where no rule allows it.
+pub fn refused() -> TokenError {
+    TokenError::new(
+        ErrorKind::Security,
+        "no access rule allows this origin to do that",
+    )
+}
+
+fn not_there() -> TokenError {
+    TokenError::new(ErrorKind::NoApplication, "the card has no such applet")
+}
+
+fn closed() -> TokenError {
+    TokenError::new(
+        ErrorKind::Security,
+        "the access rules of the card cannot be read, so nobody may use it",
+    )
+}

@@ -1,0 +1,472 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! Access rules, as a page meets them: the broker with cards in software.
+
+use secure_element::apdu::StatusWord;
+use token_traits::control::AccessConfig;
+use virtual_card::applets::ara_m::{self, AraM};
+use virtual_card::applets::{conformance, echo, issuer, pin};
+use virtual_card::{Card, VirtualCard};
+
+use super::tests::*;
+use super::*;
+
+const WALLET: &str = "https://wallet.example";
+const SHOP: &str = "https://shop.example";
+const ALWAYS: [u8; 1] = [0x01];
+
+fn access(device_rules: &str, when_no_rules: Option<WhenNoRules>) -> AccessConfig {
+    AccessConfig {
+        device_rules: device_rules.to_owned(),
+        when_no_rules,
+    }
+}
+
+/// A rig whose embedded card has these access rules.
+fn rig_with_rules(rules: AraM) -> Rig {
+    let mut card = VirtualCard::from_profile("default").unwrap();
+    card.install(Box::new(rules));
+    Rig::with_card(Some(access("", None)), card)
+}
+
+fn rig_without_rules(access: AccessConfig) -> Rig {
+    Rig::with_card(Some(access), VirtualCard::from_profile("default").unwrap())
+}
+
+impl Rig {
+    /// A port of this origin, with a session.
+    fn visit(&mut self, origin: &str) -> (PortId, SessionId) {
+        self.grant(origin, true);
+        let port = self.open_port(self.next_port(), origin);
+        let session = self.open_session(port);
+        (port, session)
+    }
+
+    /// Asks for a channel, and says what came of it.
+    fn try_open(
+        &mut self,
+        port: PortId,
+        session: SessionId,
+        aid: &[u8],
+    ) -> Result<ChannelId, ErrorKind> {
+        self.channel_or_error(port, open(session, aid))
+    }
+
+    fn channel_or_error(
+        &mut self,
+        port: PortId,
+        body: RequestBody,
+    ) -> Result<ChannelId, ErrorKind> {
+        match self.ask(port, body) {
+            Ok(ReplyBody::Channel(channel)) => Ok(channel.id),
+            Err(error) => Err(error.kind),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn try_send(
+        &mut self,
+        port: PortId,
+        channel: ChannelId,
+        command: &[u8],
+    ) -> Result<Vec<u8>, ErrorKind> {
+        let body = RequestBody::Transmit {
+            channel,
+            command: Command::Raw(command.to_vec()),
+            timeout_ms: None,
+        };
+        match self.ask(port, body) {
+            Ok(ReplyBody::Response(response)) => Ok(response),
+            Err(error) => Err(error.kind),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_cards_rules_decide_who_opens_what() {
+    let mut rig = rig_with_rules(AraM::sample());
+    let (port, session) = rig.visit(ORIGIN);
+    assert!(rig.try_open(port, session, &echo::AID).is_ok());
+    assert!(rig.try_open(port, session, &conformance::AID).is_ok());
+    // For others only, for nobody, without a rule, not there: all the same.
+    for aid in [
+        &echo::SECOND_AID[..],
+        &pin::AID,
+        &echo::WARNING_AID,
+        b"\xF0NOBODY",
+        &issuer::AID,
+        &[],
+    ] {
+        assert_eq!(
+            rig.try_open(port, session, aid),
+            Err(ErrorKind::Security),
+            "{aid:02X?}"
+        );
+    }
+    for body in [open_basic(session, None), open_basic(session, Some(&[]))] {
+        assert_eq!(rig.channel_or_error(port, body), Err(ErrorKind::Security));
+    }
+    let (wallet, session) = rig.visit(WALLET);
+    assert!(rig.try_open(wallet, session, &echo::SECOND_AID).is_ok());
+    assert_eq!(
+        rig.try_open(wallet, session, &pin::AID),
+        Err(ErrorKind::Security)
+    );
+    // Reading the rules has left no channel open.
+    assert_eq!(rig.card().open_channels(), 3);
+}
+
+#[test]
+fn filters_hold_for_every_command_in_every_class() {
+    let mut rig = rig_with_rules(AraM::sample());
+    let (port, session) = rig.visit(SHOP);
+    let channel = rig.try_open(port, session, &echo::SECOND_AID).unwrap();
+    for allowed in [
+        [0x00, 0x10, 1, 2],
+        [0x80, 0x10, 0, 0],
+        [0x03, 0x10, 0, 0],
+        [0x4F, 0x10, 0, 0],
+    ] {
+        assert!(
+            rig.try_send(port, channel, &allowed).is_ok(),
+            "{allowed:02X?}"
+        );
+    }
+    for refused in [
+        [0x00, 0x12, 1, 2],
+        [0x83, 0x12, 0, 0],
+        // A link of a chain.
+        [0x10, 0x10, 0, 0],
+        // What could hide another command, or fetch another's answer, or leave the applet.
+        [0x00, 0xC2, 0, 0],
+        [0x00, 0xC0, 0, 0],
+        [0x00, 0xA4, 0x08, 0],
+    ] {
+        assert_eq!(
+            rig.try_send(port, channel, &refused),
+            Err(ErrorKind::Security),
+            "{refused:02X?}"
+        );
+    }
+    // The list of what may never be sent comes first, and has its own error.
+    assert_eq!(
+        rig.try_send(port, channel, &[0x00, 0x70, 0x80, 0x01]),
+        Err(ErrorKind::InvalidValue)
+    );
+}
+
+#[test]
+fn a_filter_does_not_let_envelopes_through_even_where_it_names_them() {
+    let filter = [0x00, 0x00, 0x00, 0x00, 0x7F, 0x00, 0x00, 0x00];
+    let mut rig = rig_with_rules(AraM::with_rules(ara_m::rule(
+        Some(&echo::AID),
+        &[],
+        &filter,
+    )));
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &echo::AID).unwrap();
+    assert!(rig.try_send(port, channel, &[0x00, 0x12, 1, 2]).is_ok());
+    for ins in [0xC2, 0xC3] {
+        let sent = rig.try_send(port, channel, &[0x00, ins, 0, 0]);
+        assert_eq!(sent, Err(ErrorKind::Security));
+    }
+}
+
+#[test]
+fn a_partial_aid_does_not_slip_past_a_rule() {
+    let mut rig = rig_with_rules(AraM::with_rules(
+        [
+            ara_m::rule(Some(&echo::SECOND_AID), &[], &ALWAYS),
+            ara_m::rule(Some(&echo::AID), &[0xAA; 32], &ALWAYS),
+        ]
+        .concat(),
+    ));
+    let (port, session) = rig.visit(ORIGIN);
+    // It finds the first applet, which is another origin's. That looks as if there were none.
+    assert_eq!(
+        rig.try_open(port, session, &echo::AID[..7]),
+        Err(ErrorKind::NoApplication)
+    );
+    assert_eq!(
+        rig.try_open(port, session, b"\xF0SERVO\x01\x7F"),
+        Err(ErrorKind::Security)
+    );
+    assert!(rig.try_open(port, session, &echo::SECOND_AID).is_ok());
+    assert_eq!(rig.card().open_channels(), 1);
+}
+
+#[test]
+fn the_next_applet_is_one_that_the_rules_allow_or_none() {
+    let next = |channel| RequestBody::SelectNext {
+        channel,
+        timeout_ms: None,
+    };
+    // Of the four echo applets, the second and the fourth are others'.
+    let mut rig = rig_with_rules(AraM::with_rules(
+        [
+            ara_m::rule(Some(&echo::AID), &[], &ALWAYS),
+            ara_m::rule(Some(&echo::SECOND_AID), &[0xAA; 32], &ALWAYS),
+            ara_m::rule(Some(&echo::WARNING_AID), &[], &ALWAYS),
+        ]
+        .concat(),
+    ));
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &echo::AID[..6]).unwrap();
+    let Ok(ReplyBody::Response(second)) = rig.ask(port, next(channel)) else {
+        panic!("the third applet");
+    };
+    let name = fci::df_name(&second[..second.len() - 2]).unwrap().unwrap();
+    assert_eq!(name.as_bytes(), echo::WARNING_AID);
+    assert!(rig.try_send(port, channel, &[0x00, 0x10, 0, 0]).is_ok());
+    assert_eq!(
+        error(rig.ask(port, next(channel))),
+        ErrorKind::NoApplication
+    );
+    // The one before is selected again, though the card had gone on to others.
+    assert_eq!(
+        rig.try_send(port, channel, &[0x00, 0x12, 7, 8]),
+        Ok(vec![0x90, 0x00])
+    );
+    let commands_reached_others = rig.try_send(port, channel, &[0x00, 0x12, 7, 8, 0]);
+    assert_eq!(commands_reached_others, Ok(vec![7, 8, 0x90, 0x00]));
+}
+
+#[test]
+fn commands_that_wait_behind_select_next_are_asked_about_again() {
+    let filter = [0x00, 0x10, 0x00, 0x00, 0xFF, 0xFF, 0x00, 0x00];
+    let mut rig = rig_with_rules(AraM::with_rules(
+        [
+            ara_m::rule(Some(&echo::AID), &[], &ALWAYS),
+            ara_m::rule(Some(&echo::SECOND_AID), &[], &filter),
+        ]
+        .concat(),
+    ));
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &echo::AID[..7]).unwrap();
+    let body = |ins| RequestBody::Transmit {
+        channel,
+        command: Command::Raw(vec![0x00, ins, 0, 0]),
+        timeout_ms: None,
+    };
+    let before = rig.send(port, body(0x12));
+    let next = rig.send(
+        port,
+        RequestBody::SelectNext {
+            channel,
+            timeout_ms: None,
+        },
+    );
+    let refused = rig.send(port, body(0x12));
+    let allowed = rig.send(port, body(0x10));
+    rig.settle();
+    assert!(rig.take(port, before).unwrap().is_ok());
+    assert!(rig.take(port, next).unwrap().is_ok());
+    assert_eq!(rig.kind(port, refused), Some(ErrorKind::Security));
+    assert!(rig.take(port, allowed).unwrap().is_ok());
+}
+
+#[test]
+fn rules_that_cannot_be_read_close_the_element_to_everybody() {
+    for rules in [
+        // A value that no such rule has; an answer that is none; one that is too long; a failure.
+        AraM::with_rules(ara_m::rule(Some(&echo::AID), &[], &[0x02])),
+        AraM::with_answer(vec![0xFF, 0x40, 0x05, 0xE2]),
+        AraM::with_answer(vec![0x00; 20]),
+        AraM::sample().with_failure(StatusWord(0x6F00)),
+    ] {
+        let mut rig = rig_with_rules(rules);
+        let (port, session) = rig.visit(ORIGIN);
+        for _ in 0..2 {
+            assert_eq!(
+                rig.try_open(port, session, &echo::AID),
+                Err(ErrorKind::Security)
+            );
+        }
+        assert_eq!(rig.card().open_channels(), 0);
+    }
+}
+
+#[test]
+fn an_ara_m_without_rules_allows_nothing() {
+    let mut rig = rig_with_rules(AraM::with_rules(vec![]));
+    let (port, session) = rig.visit(ORIGIN);
+    assert_eq!(
+        rig.try_open(port, session, &echo::AID),
+        Err(ErrorKind::Security)
+    );
+}
+
+#[test]
+fn rules_that_change_hold_from_the_next_channel_on() {
+    let mut rig = rig_with_rules(AraM::with_rules(ara_m::rule(
+        Some(&echo::AID),
+        &[],
+        &ALWAYS,
+    )));
+    let (port, session) = rig.visit(ORIGIN);
+    let first = rig.try_open(port, session, &echo::AID).unwrap();
+    assert_eq!(
+        rig.try_open(port, session, &pin::AID),
+        Err(ErrorKind::Security)
+    );
+    // The card's issuer stores another rule, and deletes the first.
+    let store = |rig: &mut Rig, data: &[u8]| {
+        let card = &mut rig.card().card;
+        let select = [&[0x00, 0xA4, 0x04, 0x00, 9][..], &ara_m::AID].concat();
+        assert!(card.transmit(&select).ends_with(&[0x90, 0x00]));
+        let length = data.len() as u8;
+        let command = [&[0x80, 0xE2, 0x90, 0x00, length][..], data].concat();
+        assert_eq!(card.transmit(&command), [0x90, 0x00]);
+    };
+    let rule = ara_m::rule(Some(&pin::AID), &[], &ALWAYS);
+    let length = rule.len() as u8;
+    store(&mut rig, &[&[0xF0, length][..], &rule].concat());
+    assert!(rig.try_open(port, session, &pin::AID).is_ok());
+    store(&mut rig, &[0xF1, 0x00]);
+    assert_eq!(
+        rig.try_open(port, session, &echo::AID),
+        Err(ErrorKind::Security)
+    );
+    // What was opened before stays as it was.
+    assert!(rig.try_send(port, first, &[0x00, 0x12, 0, 0]).is_ok());
+}
+
+#[test]
+fn a_card_without_logical_channels_has_its_rules_read_on_the_basic_one() {
+    let mut card = VirtualCard::from_profile("basic-channel-only").unwrap();
+    card.install(Box::new(AraM::with_rules(
+        [
+            ara_m::rule(Some(&echo::AID), &[], &ALWAYS),
+            ara_m::rule(None, &[], &ALWAYS),
+        ]
+        .concat(),
+    )));
+    let mut rig = Rig::with_card(Some(access("", None)), card);
+    let (port, session) = rig.visit(ORIGIN);
+    let basic = |aid: Option<&[u8]>| open_basic(session, aid);
+    let supplementary = rig.try_open(port, session, &echo::AID);
+    assert_eq!(supplementary, Err(ErrorKind::NoChannel));
+    assert_eq!(
+        rig.channel_or_error(port, basic(Some(&pin::AID))),
+        Err(ErrorKind::Security)
+    );
+    let channel = rig.channel_or_error(port, basic(Some(&echo::AID))).unwrap();
+    assert!(rig.try_send(port, channel, &[0x00, 0x12, 0, 0]).is_ok());
+    rig.ask(port, RequestBody::CloseChannel(channel)).unwrap();
+    // The implicitly selected applet is the default one, not that which has the rules.
+    let channel = rig.channel_or_error(port, basic(None)).unwrap();
+    let life_cycle = rig
+        .try_send(port, channel, &[0x80, 0xCA, 0x9F, 0x7F, 0x00])
+        .unwrap();
+    assert!(life_cycle.ends_with(&[0x90, 0x00]));
+}
+
+#[test]
+fn no_free_channel_for_the_rules_is_no_channel_and_no_refusal() {
+    let mut rig = rig_with_rules(AraM::with_rules(ara_m::rule(
+        Some(&echo::AID),
+        &[],
+        &ALWAYS,
+    )));
+    let (port, session) = rig.visit(ORIGIN);
+    for _ in 0..19 {
+        rig.try_open(port, session, &echo::AID).unwrap();
+    }
+    assert_eq!(
+        rig.try_open(port, session, &echo::AID),
+        Err(ErrorKind::NoChannel)
+    );
+    assert_eq!(
+        rig.try_open(port, session, &pin::AID),
+        Err(ErrorKind::NoChannel)
+    );
+}
+
+#[test]
+fn rules_are_read_again_after_a_failure_of_the_reader_and_after_a_reset() {
+    let mut rig = rig_with_rules(AraM::sample());
+    let (port, session) = rig.visit(ORIGIN);
+    let request = rig.send(port, open(session, &echo::AID));
+    let worker = rig.worker(&embedded()).unwrap();
+    rig.answer(worker);
+    rig.fail(worker, WorkerError::Timeout);
+    rig.settle();
+    assert_eq!(rig.kind(port, request), Some(ErrorKind::Io));
+    assert_eq!(rig.card().open_channels(), 0);
+    assert!(rig.try_open(port, session, &echo::AID).is_ok());
+
+    assert!(rig.ask(port, RequestBody::Reset(ReaderId(0))).is_ok());
+    // Meanwhile the card has got other rules, with the same tag.
+    rig.card().card.install(Box::new(AraM::with_rules(vec![])));
+    let session = rig.open_session(port);
+    assert_eq!(
+        rig.try_open(port, session, &echo::AID),
+        Err(ErrorKind::Security)
+    );
+}
+
+#[test]
+fn without_rules_on_the_card_those_of_the_device_decide() {
+    let rules = r#"
+        [[rule]]
+        origin = "https://bank.example"
+        aid = "F0534552564F0101"
+        apdu = [{ header = "00100000", mask = "FFFF0000" }]
+
+        [[rule]]
+        origin = "https://bank.example"
+        aid = "default"
+        element = "ese"
+        apdu = "always"
+    "#;
+    let mut rig = rig_without_rules(access(rules, None));
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &echo::AID).unwrap();
+    assert!(rig.try_send(port, channel, &[0x00, 0x10, 0, 0]).is_ok());
+    let refused = rig.try_send(port, channel, &[0x00, 0x12, 0, 0]);
+    assert_eq!(refused, Err(ErrorKind::Security));
+    for aid in [&echo::SECOND_AID[..], &[], b"\xF0NOBODY"] {
+        assert_eq!(rig.try_open(port, session, aid), Err(ErrorKind::Security));
+    }
+    assert!(
+        rig.channel_or_error(port, open_basic(session, None))
+            .is_ok()
+    );
+    let (other, session) = rig.visit(SHOP);
+    assert_eq!(
+        rig.try_open(other, session, &echo::AID),
+        Err(ErrorKind::Security)
+    );
+}
+
+#[test]
+fn what_a_prompt_may_allow_automation_allows_and_nothing_else() {
+    let mut rig = rig_without_rules(access("", Some(WhenNoRules::Ask)));
+    let (port, session) = rig.visit(ORIGIN);
+    assert!(rig.try_open(port, session, &echo::AID).is_ok());
+    assert!(rig.try_open(port, session, &echo::AID[..3]).is_ok());
+    assert_eq!(rig.try_open(port, session, &[]), Err(ErrorKind::Security));
+    assert_eq!(
+        rig.try_open(port, session, &issuer::AID),
+        Err(ErrorKind::Security)
+    );
+    assert_eq!(
+        rig.try_open(port, session, &issuer::AID[..3]),
+        Err(ErrorKind::Security)
+    );
+    assert_eq!(
+        rig.channel_or_error(port, open_basic(session, None)),
+        Err(ErrorKind::Security)
+    );
+    for when_no_rules in [None, Some(WhenNoRules::Deny)] {
+        let mut rig = rig_without_rules(access("", when_no_rules));
+        let (port, session) = rig.visit(ORIGIN);
+        assert_eq!(
+            rig.try_open(port, session, &echo::AID),
+            Err(ErrorKind::Security)
+        );
+    }
+}
