@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secure_element::access::{Access, AppId, RefreshTag, RuleSet};
-use secure_element::apdu::{CommandApdu, MAX_RESPONSE, ResponseApdu};
+use secure_element::apdu::{CommandApdu, Header, MAX_RESPONSE, ResponseApdu, StatusWord};
 use secure_element::atr::Atr;
 use secure_element::channel::{self, Aid, ChannelError, Opened, SelectResponse, Selected};
 use secure_element::class_byte::ChannelNumber;
@@ -31,6 +31,7 @@ mod elements;
 mod queue;
 mod requests;
 mod rules;
+mod tries;
 mod workers;
 
 use crate::access::device_rules::DeviceRules;

@@ -4,7 +4,7 @@
 
 //! A reader, what is open in its card, and the jobs that wait for it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,11 +12,11 @@ use secure_element::access::{AraMReader, RefreshTag, RuleSet};
 use secure_element::apdu::Header;
 use secure_element::channel::{Aid, SelectResponse};
 use secure_element::class_byte::ChannelNumber;
-use token_traits::PortId;
 use token_traits::control::WorkerKind;
 use token_traits::port::{
     ChannelId, ChannelType, ElementType, ReaderId, ReaderInfo, RequestId, SessionId,
 };
+use token_traits::{PortId, PortIdentity};
 use token_workers::protocol::ReaderStatus;
 
 use crate::supervision::Slot;
@@ -129,7 +129,9 @@ pub(crate) enum Step {
     /// MANAGE CHANNEL open; SELECT follows.
     Open(Opening),
     Select(Opening, ChannelNumber),
-    Transmit(Ticket),
+    Transmit(Ticket, Option<Reference>),
+    /// VERIFY without data, before the page's command.
+    CountTries(Ticket, Reference, Vec<u8>),
     SelectNext(Ticket, ChannelId),
     /// SELECT of the applet that was selected before `selectNext()`, which has found nothing that the page may use.
     SelectAgain(Ticket, ChannelId),
@@ -150,7 +152,8 @@ impl Step {
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         match *self {
             Self::Connect { ticket, .. }
-            | Self::Transmit(ticket)
+            | Self::Transmit(ticket, _)
+            | Self::CountTries(ticket, ..)
             | Self::SelectNext(ticket, _)
             | Self::SelectAgain(ticket, _)
             | Self::Reset(ticket) => Some(ticket),
@@ -206,6 +209,24 @@ pub(crate) enum ElementRules {
     Closed,
 }
 
+/// What a command tries to prove the knowledge of.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Reference {
+    /// The applet's DF name, if the card names it.
+    pub(crate) applet: Option<Aid>,
+    pub(crate) secret: Secret,
+    /// Which one.
+    pub(crate) p2: u8,
+}
+
+/// The kinds of secrets that have their own numbers of tries.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Secret {
+    Password,
+    UnblockingCode,
+    Key,
+}
+
 /// A reader.
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -223,6 +244,10 @@ pub(crate) struct Reader {
     pub(crate) needs_reset: bool,
     /// Who may use what in the card, as long as the connection stands.
     pub(crate) rules: ElementRules,
+    /// How many tries are left, where the card has said so.
+    pub(crate) tries: HashMap<Reference, u8>,
+    /// Whose PIN the card may have verified since its last reset.
+    pub(crate) unlocked_by: Option<PortIdentity>,
     /// How many sessions ports have on it.
     pub(crate) sessions: usize,
     /// The card's channels that are open or being opened or closed.
@@ -275,6 +300,8 @@ impl Reader {
             connected: false,
             needs_reset: false,
             rules: ElementRules::Unknown,
+            tries: HashMap::new(),
+            unlocked_by: None,
             sessions: 0,
             channels: BTreeSet::new(),
             queue: VecDeque::new(),

@@ -470,3 +470,119 @@ fn what_a_prompt_may_allow_automation_allows_and_nothing_else() {
         );
     }
 }
+
+const PIN: &[u8] = b"1234";
+const WRONG: &[u8] = b"9999";
+
+/// A rig in which everybody may use the PIN applet.
+fn rig_with_pin() -> Rig {
+    rig_with_rules(AraM::with_rules(
+        [
+            ara_m::rule(Some(&pin::AID), &[], &ALWAYS),
+            ara_m::rule(Some(&echo::AID), &[], &ALWAYS),
+        ]
+        .concat(),
+    ))
+}
+
+fn verify(pin: &[u8]) -> Vec<u8> {
+    [&[0x00, 0x20, 0x00, 0x80, pin.len() as u8][..], pin].concat()
+}
+
+#[test]
+fn no_page_spends_the_last_try() {
+    let mut rig = rig_with_pin();
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &pin::AID).unwrap();
+    assert_eq!(
+        rig.try_send(port, channel, &verify(WRONG)),
+        Ok(vec![0x63, 0xC2])
+    );
+    assert_eq!(
+        rig.try_send(port, channel, &verify(WRONG)),
+        Ok(vec![0x63, 0xC1])
+    );
+    // Whatever is tried with it, and by whomever.
+    let change = [&[0x00, 0x24, 0x00, 0x80, 8][..], WRONG, PIN].concat();
+    for command in [verify(WRONG), verify(PIN), change] {
+        let refused = rig.try_send(port, channel, &command);
+        assert_eq!(refused, Err(ErrorKind::Security));
+    }
+    rig.input(Input::ClosePort(port));
+    rig.settle();
+    let (port, session) = rig.visit(SHOP);
+    let channel = rig.try_open(port, session, &pin::AID).unwrap();
+    let refused = rig.try_send(port, channel, &verify(PIN));
+    assert_eq!(refused, Err(ErrorKind::Security));
+    // Asking is free, and so is the other counter.
+    assert_eq!(
+        rig.try_send(port, channel, &[0x00, 0x20, 0x00, 0x80]),
+        Ok(vec![0x63, 0xC1])
+    );
+    let unblock = [&[0x00, 0x2C, 0x00, 0x80, 12][..], b"12345678", PIN].concat();
+    assert_eq!(rig.try_send(port, channel, &unblock), Ok(vec![0x90, 0x00]));
+}
+
+#[test]
+fn the_last_try_is_known_of_before_anything_is_tried() {
+    let mut rig = rig_with_pin();
+    // Somebody else has spent the others.
+    let (port, session) = rig.visit(ORIGIN);
+    for command in [
+        [&[0x00, 0xA4, 0x04, 0x00, 8][..], &pin::AID].concat(),
+        verify(WRONG),
+        verify(WRONG),
+    ] {
+        rig.card().card.transmit(&command);
+    }
+    let channel = rig.try_open(port, session, &pin::AID).unwrap();
+    let refused = rig.try_send(port, channel, &verify(PIN));
+    assert_eq!(refused, Err(ErrorKind::Security));
+    let left = rig.try_send(port, channel, &[0x00, 0x52, 0, 0, 0]).unwrap();
+    assert_eq!(left[0], 1);
+}
+
+#[test]
+fn a_right_pin_brings_the_tries_back() {
+    let mut rig = rig_with_pin();
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &pin::AID).unwrap();
+    for _ in 0..3 {
+        assert_eq!(
+            rig.try_send(port, channel, &verify(WRONG)),
+            Ok(vec![0x63, 0xC2])
+        );
+        assert_eq!(
+            rig.try_send(port, channel, &verify(PIN)),
+            Ok(vec![0x90, 0x00])
+        );
+    }
+}
+
+#[test]
+fn what_one_origin_has_unlocked_does_not_serve_another() {
+    let mut rig = rig_with_pin();
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &pin::AID).unwrap();
+    assert_eq!(
+        rig.try_send(port, channel, &verify(PIN)),
+        Ok(vec![0x90, 0x00])
+    );
+    // Not while the first one is there.
+    let (other, theirs) = rig.visit(SHOP);
+    assert_eq!(
+        rig.try_open(other, theirs, &echo::AID),
+        Err(ErrorKind::Security)
+    );
+    // Its own pages go on.
+    let (again, own) = rig.visit(ORIGIN);
+    assert!(rig.try_open(again, own, &echo::AID).is_ok());
+    for port in [port, again, other] {
+        rig.input(Input::ClosePort(port));
+    }
+    rig.settle();
+    let resets = rig.card().resets();
+    let (other, theirs) = rig.visit(SHOP);
+    assert_eq!(rig.card().resets(), resets + 1);
+    assert!(rig.try_open(other, theirs, &echo::AID).is_ok());
+}

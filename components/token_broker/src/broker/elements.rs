@@ -85,6 +85,8 @@ impl Broker {
         }
         reader.present = present;
         if !present {
+            reader.tries.clear();
+            reader.unlocked_by = None;
             self.connection_lost(key, io_error(&WorkerError::CardRemoved.to_string()));
         }
         self.tell_elements();

@@ -119,7 +119,13 @@ impl Broker {
         };
         match task {
             Task::OpenSession => {
-                let reset = reader.needs_reset && reader.sessions == 0;
+                let sessions = reader.sessions;
+                let needs_reset = reader.needs_reset;
+                let unlocked = self
+                    .readers
+                    .get(&key)
+                    .is_some_and(|reader| self.is_unlocked_by_another(reader, ticket.port));
+                let reset = (needs_reset || unlocked) && sessions == 0;
                 let body = protocol::RequestBody::Connect { reset };
                 self.run(key, Step::Connect { ticket, reset }, body, deadline);
             }
@@ -128,15 +134,7 @@ impl Broker {
                 header,
                 command,
             } => {
-                // `selectNext()` may have selected another applet meanwhile.
-                let access = port.channels.get(&channel).map(|channel| &channel.access);
-                match access.map_or(Ok(()), |access| access::check_command(access, header)) {
-                    Ok(()) => {
-                        let body = transmit(command, false, deadline, now);
-                        self.run(key, Step::Transmit(ticket), body, deadline);
-                    }
-                    Err(error) => self.reply(ticket, Err(error)),
-                }
+                self.start_transmit(key, ticket, channel, header, command, deadline, now);
             }
             // It would change what commands that wait for the channel's closing are sent to.
             Task::SelectNext { channel, .. } if !port.channels.contains_key(&channel) => {
@@ -194,8 +192,15 @@ impl Broker {
         else {
             return;
         };
+        // The page has been answered already.
+        if !port.in_flight.contains_key(&opening.ticket.request) {
+            return;
+        }
         let policy = self.policy(port, reader);
-        if let Err(error) = policy.before_select(opening.applet.requested(), &port.app) {
+        let checked = policy
+            .before_select(opening.applet.requested(), &port.app)
+            .and_then(|()| self.check_unlocked(reader, opening.ticket.port));
+        if let Err(error) = checked {
             return self.reply(opening.ticket, Err(error));
         }
         let Some(reader) = self.readers.get_mut(&key) else {

@@ -6,7 +6,6 @@
 //! SELECT, after it, and for every command.
 
 use secure_element::access::{ARA_M_AID, AraMReader, AraMStep, Denial, Outcome};
-use secure_element::apdu::StatusWord;
 
 use super::*;
 

@@ -47,6 +47,10 @@ pub(super) struct FakeCard {
 }
 
 impl FakeCard {
+    pub(super) fn resets(&self) -> usize {
+        self.resets
+    }
+
     /// How many supplementary channels are open: the card opens what is left of its 19, and closes it again.
     pub(super) fn open_channels(&mut self) -> usize {
         let mut opened = Vec::new();

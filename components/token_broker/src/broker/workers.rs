@@ -167,7 +167,7 @@ impl Broker {
         } = running;
         match result {
             // Nothing can be built on it: whatever it has opened belongs to nobody.
-            _ if is_stale && !matches!(step, Step::Transmit(_)) => {
+            _ if is_stale && !matches!(step, Step::Transmit(..)) => {
                 if let Some(reader) = self.readers.get_mut(&key) {
                     reader.needs_reset = true;
                 }
@@ -237,6 +237,7 @@ impl Broker {
         if let Some(reader) = self.readers.get_mut(&key) {
             reader.connected = true;
             reader.needs_reset = false;
+            reader.unlocked_by = None;
         }
         self.reply(ticket, Ok(ReplyBody::Done));
     }
@@ -262,6 +263,9 @@ impl Broker {
             .map(|atr| atr.historical_bytes().to_vec());
         reader.connected = true;
         reader.needs_reset &= !reset;
+        if reset {
+            reader.unlocked_by = None;
+        }
         // The port may have gone while the worker connected, the grant with it, or the time.
         let Some(port) = self
             .ports
@@ -297,9 +301,13 @@ impl Broker {
         bytes: Vec<u8>,
         now: Instant,
     ) {
-        if let Step::Transmit(ticket) = step
+        if let Step::Transmit(ticket, reference) = step
             && (2..=MAX_RESPONSE).contains(&bytes.len())
         {
+            if let (Some(reference), Some(status)) = (reference, bytes.last_chunk::<2>()) {
+                let status = StatusWord(u16::from_be_bytes(*status));
+                self.attempted(key, ticket, reference, status);
+            }
             return self.reply(ticket, Ok(ReplyBody::Response(bytes)));
         }
         let Ok(response) = ResponseApdu::parse(&bytes) else {
@@ -309,6 +317,10 @@ impl Broker {
             return;
         };
         match step {
+            Step::CountTries(ticket, reference, command) => {
+                let status = response.status;
+                self.tries_counted(key, ticket, reference, command, deadline, status, now);
+            }
             Step::Rules(opening, step) => self.rules_response(key, opening, step, &response, now),
             Step::Open(opening) => match channel::parse_opened(&response) {
                 // A card that opens an open channel once more has lost track of what it serves to whom.
@@ -391,7 +403,7 @@ impl Broker {
                 reader.needs_reset |= response.status.is_error();
                 reader.channels.remove(&ChannelNumber::BASIC);
             }
-            Step::Connect { .. } | Step::Transmit(_) | Step::Reset(_) | Step::Disconnect => {
+            Step::Connect { .. } | Step::Transmit(..) | Step::Reset(_) | Step::Disconnect => {
                 self.step_failed(key, step, WorkerError::Communication);
             }
         }
