@@ -162,11 +162,14 @@ impl Client {
 
 fn value_of(mut response: ureq::http::Response<ureq::Body>) -> Result<Value> {
     let status = response.status();
-    let mut answer: Value = response
+    // Read to its end, the answer leaves a connection that can be used again.
+    let answer = response
         .body_mut()
         .with_config()
         .limit(MAX_ANSWER)
-        .read_json()?;
+        .read_to_string()?;
+    let mut answer: Value =
+        serde_json::from_str(&answer).map_err(|error| Error::Malformed(error.to_string()))?;
     let value = match answer.get_mut("value") {
         Some(value) => value.take(),
         None => return Err(Error::Malformed(format!("status {status}, no value"))),
