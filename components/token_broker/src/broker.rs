@@ -68,6 +68,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Why a worker is killed.
 const TOO_LATE: &str = "missed its deadline";
 /// Why a request fails.
+const NO_CHANNEL: &str = "the card has no free channel";
+/// Why a request fails.
 const READER_GONE: &str = "the reader is gone";
 /// Why a worker is killed.
 const UNEXPECTED: &str = "sent something unexpected";

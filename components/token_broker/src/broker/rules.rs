@@ -26,6 +26,13 @@ impl Broker {
         }
     }
 
+    /// Takes the basic channel, if no channel of the card is in use.
+    fn take_basic_channel(&mut self, key: ReaderKey) -> bool {
+        self.readers.get_mut(&key).is_some_and(|reader| {
+            reader.channels.is_empty() && reader.channels.insert(ChannelNumber::BASIC)
+        })
+    }
+
     fn run_rules(
         &mut self,
         key: ReaderKey,
@@ -52,30 +59,16 @@ impl Broker {
             return;
         };
         match step {
-            RulesStep::Open => match channel::parse_opened(response) {
-                Ok(Opened::Channel(channel)) if reader.channels.insert(channel) => {
-                    self.select_ara_m(key, opening, channel, now);
+            RulesStep::Open => match self.opened_channel(key, opening.ticket, response) {
+                Some(Opened::Channel(channel)) => self.select_ara_m(key, opening, channel, now),
+                // A card without logical channels has only the basic one, for its rules too.
+                Some(Opened::NoChannel) if self.take_basic_channel(key) => {
+                    self.select_ara_m(key, opening, ChannelNumber::BASIC, now);
                 }
-                Ok(Opened::NoChannel) | Err(ChannelError::Refused(_)) => {
-                    // A card without logical channels has only the basic one, for its rules too.
-                    if reader.channels.is_empty() {
-                        reader.channels.insert(ChannelNumber::BASIC);
-                        self.select_ara_m(key, opening, ChannelNumber::BASIC, now);
-                    } else {
-                        let message = "the card has no free channel";
-                        self.refuse(opening.ticket, ErrorKind::NoChannel, message);
-                    }
+                Some(Opened::NoChannel) => {
+                    self.refuse(opening.ticket, ErrorKind::NoChannel, NO_CHANNEL);
                 }
-                // It says that it has opened something.
-                Ok(Opened::Channel(_)) => {
-                    reader.needs_reset = true;
-                    let message = "the card opened a channel that is open already";
-                    self.refuse(opening.ticket, ErrorKind::Io, message);
-                }
-                Err(error) => {
-                    reader.needs_reset = true;
-                    self.refuse(opening.ticket, ErrorKind::Io, error.to_string());
-                }
+                None => {}
             },
             RulesStep::Select(channel) => match channel::parse_selected(response) {
                 Ok(Selected::Application) => {
@@ -96,8 +89,7 @@ impl Broker {
                     | StatusWord::INCORRECT_P1_P2,
                 )) => self.rules_read(key, opening, channel, ElementRules::None, now),
                 Ok(Selected::NoChannel) => {
-                    let message = "the card has no free channel";
-                    self.refuse(opening.ticket, ErrorKind::NoChannel, message);
+                    self.refuse(opening.ticket, ErrorKind::NoChannel, NO_CHANNEL);
                     self.close_first(key, channel);
                 }
                 Err(error) => {

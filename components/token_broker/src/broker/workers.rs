@@ -293,6 +293,33 @@ impl Broker {
         self.reply(ticket, Ok(ReplyBody::Session(info)));
     }
 
+    /// Reads the answer to MANAGE CHANNEL open and notes the channel. `None` if it makes no sense: then the page has been
+    /// told.
+    pub(super) fn opened_channel(
+        &mut self,
+        key: ReaderKey,
+        ticket: Ticket,
+        response: &ResponseApdu,
+    ) -> Option<Opened> {
+        let reader = self.readers.get_mut(&key)?;
+        let message = match channel::parse_opened(response) {
+            // Cards without logical channels have all kinds of reasons, many of them as long as nothing is selected.
+            Ok(Opened::NoChannel) | Err(ChannelError::Refused(_)) => {
+                return Some(Opened::NoChannel);
+            }
+            Ok(Opened::Channel(channel)) if reader.channels.insert(channel) => {
+                return Some(Opened::Channel(channel));
+            }
+            // It has lost track of what it serves to whom.
+            Ok(Opened::Channel(_)) => "the card opened a channel that is open already".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // It says that it has opened something.
+        reader.needs_reset = true;
+        self.refuse(ticket, ErrorKind::Io, message);
+        None
+    }
+
     pub(super) fn response(
         &mut self,
         key: ReaderKey,
@@ -322,28 +349,12 @@ impl Broker {
                 self.tries_counted(key, ticket, reference, command, deadline, status, now);
             }
             Step::Rules(opening, step) => self.rules_response(key, opening, step, &response, now),
-            Step::Open(opening) => match channel::parse_opened(&response) {
-                // A card that opens an open channel once more has lost track of what it serves to whom.
-                Ok(Opened::Channel(channel)) if !reader.channels.insert(channel) => {
-                    reader.needs_reset = true;
-                    let message = "the card opened a channel that is open already";
-                    self.refuse(opening.ticket, ErrorKind::Io, message);
+            Step::Open(opening) => match self.opened_channel(key, opening.ticket, &response) {
+                Some(Opened::Channel(channel)) => self.select(key, opening, channel, now),
+                Some(Opened::NoChannel) => {
+                    self.refuse(opening.ticket, ErrorKind::NoChannel, NO_CHANNEL);
                 }
-                Ok(Opened::Channel(channel)) => self.select(key, opening, channel, now),
-                Ok(Opened::NoChannel) => {
-                    let message = "the card has no free channel";
-                    self.refuse(opening.ticket, ErrorKind::NoChannel, message);
-                }
-                // Cards without logical channels have all kinds of reasons, many of them as long as nothing is
-                // selected.
-                Err(error @ ChannelError::Refused(_)) => {
-                    self.refuse(opening.ticket, ErrorKind::NoChannel, error.to_string());
-                }
-                // It says that it has opened something.
-                Err(error) => {
-                    reader.needs_reset = true;
-                    self.refuse(opening.ticket, ErrorKind::Io, error.to_string());
-                }
+                None => {}
             },
             Step::Select(opening, channel) => {
                 let (kind, message) = match channel::parse_selected(&response) {
@@ -354,10 +365,7 @@ impl Broker {
                         ErrorKind::NoApplication,
                         "the card has no such applet".to_owned(),
                     ),
-                    Ok(Selected::NoChannel) => (
-                        ErrorKind::NoChannel,
-                        "the card has no free channel".to_owned(),
-                    ),
+                    Ok(Selected::NoChannel) => (ErrorKind::NoChannel, NO_CHANNEL.to_owned()),
                     Err(error) => (ErrorKind::NoApplication, error.to_string()),
                 };
                 self.refuse(opening.ticket, kind, message);
