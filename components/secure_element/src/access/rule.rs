@@ -179,6 +179,15 @@ mod tests {
     }
 
     #[test]
+    fn filters_of_the_same_mask_are_looked_up_at_once() {
+        let same = (0..1000).map(|header| filter(header, 0xFFFF_FFFF));
+        let filters = Filters::from_iter(same.chain([filter(0, 0xFF00_0000)]));
+        assert_eq!(filters.by_mask.len(), 2);
+        assert!(filters.match_header(header(999)) && filters.match_header(header(0x1234)));
+        assert!(!filters.match_header(header(0x0100_0000)));
+    }
+
+    #[test]
     fn identifiers_are_not_shown() {
         assert_eq!(format!("{:?}", AppRef::Sha1([0xAB; 20])), "Sha1");
         assert_eq!(format!("{:?}", AppRef::Sha256([0xAB; 32])), "Sha256");
