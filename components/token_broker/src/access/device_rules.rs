@@ -380,6 +380,32 @@ apdu = "always"
     }
 
     #[test]
+    fn rules_are_written_for_people_too() {
+        let rules = DeviceRules::parse(FILE).unwrap();
+        let expected = r#"[[rule]]
+origin = "https://bank.example"
+aid = "A00000000401"
+element = "smartcard"
+apdu = [
+    { header = "00B00000", mask = "FFFF0000" },
+    { header = "80CA9F7F", mask = "FFFFFFFF" },
+]
+
+[[rule]]
+origin = "*"
+aid = "*"
+element = "ese"
+apdu = "never"
+
+[[rule]]
+origin = "https://shop.example:8443"
+aid = "default"
+apdu = "always"
+"#;
+        assert_eq!(rules.to_string(), expected);
+    }
+
+    #[test]
     fn no_rules_are_no_access() {
         for text in ["", "# nothing\n", "rule = []"] {
             let rules = DeviceRules::parse(text).unwrap();
