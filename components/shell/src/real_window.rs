@@ -174,7 +174,10 @@ impl RealWindow {
 
     /// Puts the cursor into the address bar.
     pub fn focus_address(&self) {
-        self.gui.borrow_mut().chrome.focus_address();
+        let Gui {
+            chrome, context, ..
+        } = &mut *self.gui.borrow_mut();
+        chrome.focus_address(context);
         self.next_paint.set(Some(Instant::now()));
     }
 

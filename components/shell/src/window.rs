@@ -5,7 +5,7 @@
 //! Real windows, and the event loop of the window system.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::{Rc, Weak};
 
 use dpi::{PhysicalPosition, PhysicalSize};
@@ -22,7 +22,7 @@ use winit::event::{
     WindowEvent,
 };
 use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop, EventLoopProxy};
-use winit::keyboard::{Key, ModifiersState, NamedKey};
+use winit::keyboard::{Key, ModifiersState, NamedKey, PhysicalKey};
 use winit::window::Theme as WinitTheme;
 
 use crate::app::App;
@@ -103,6 +103,8 @@ struct Running {
     pointer: PhysicalPosition<f64>,
     /// A button went down over the page: until it is up again, the page follows the pointer everywhere.
     captured: bool,
+    /// Keys that were down when a window got the focus. What they repeat was meant for somebody else.
+    held: HashSet<PhysicalKey>,
     code: u8,
 }
 
@@ -129,6 +131,7 @@ impl State {
             modifiers: ModifiersState::empty(),
             pointer: PhysicalPosition::default(),
             captured: false,
+            held: HashSet::new(),
             code: 0,
         });
         Ok(())
@@ -244,12 +247,24 @@ impl Running {
                 }
             }
             WindowEvent::ModifiersChanged(modifiers) => self.modifiers = modifiers.state(),
+            // The window system tells of keys that are down when the focus comes.
             WindowEvent::KeyboardInput {
                 event: key,
-                is_synthetic: false,
+                is_synthetic: true,
                 ..
             } => {
+                match key.state {
+                    ElementState::Pressed => self.held.insert(key.physical_key),
+                    ElementState::Released => self.held.remove(&key.physical_key),
+                };
+            }
+            WindowEvent::KeyboardInput { event: key, .. } => {
                 let pressed = key.state == ElementState::Pressed;
+                if !pressed {
+                    self.held.remove(&key.physical_key);
+                } else if self.held.contains(&key.physical_key) {
+                    return;
+                }
                 if pressed && let Some(command) = command(key, self.modifiers) {
                     self.obey(&window, &real, command);
                 } else if self.page_has_input(&window) && !real.chrome_has_keyboard() {

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use egui::text::{CCursor, CCursorRange, LayoutJob};
+use egui::text_edit::TextEditState;
 use egui::{
     Align, Align2, Area, Button, Color32, CornerRadius, FontData, FontDefinitions, FontId, Frame,
     Id, Key, Layout, Margin, Order, Panel, Rect, Response, RichText, ScrollArea, Stroke, TextEdit,
@@ -162,7 +163,6 @@ pub struct Chrome {
     /// The URL that `address` was made of, unless the user edits it.
     address_of: Option<String>,
     editing: bool,
-    focus_address: bool,
     console_open: bool,
     prompt: PromptForm,
     tokens: TokensPage,
@@ -175,16 +175,15 @@ impl Chrome {
             address: String::new(),
             address_of: None,
             editing: false,
-            focus_address: false,
             console_open: false,
             prompt: PromptForm::default(),
             tokens,
         }
     }
 
-    /// Puts the cursor into the address bar.
-    pub fn focus_address(&mut self) {
-        self.focus_address = true;
+    /// Puts the cursor into the address bar. What is typed from now on goes there.
+    pub fn focus_address(&mut self, ctx: &egui::Context) {
+        ctx.memory_mut(|memory| memory.request_focus(address_id()));
     }
 
     /// Shows or hides the console.
@@ -235,6 +234,7 @@ impl Chrome {
                 let context = prompt::Context {
                     ready: view.prompt_ready,
                     page_top: HEIGHT,
+                    has_keyboard: !self.editing,
                     is_site: view.is_site,
                 };
                 let outcome = self.prompt.show(ui.ctx(), request, &context);
@@ -309,6 +309,20 @@ impl Chrome {
             TabId::Tokens => "Tokens and permissions".to_owned(),
         };
         let shown = AddressText::of_url(&url, view.is_site);
+        // Before the field takes what was typed together with the key that led here.
+        if !self.editing && ui.memory(|memory| memory.has_focus(address_id())) {
+            self.editing = true;
+            self.address = if matches!(view.active, TabId::Tokens) || url == "about:blank" {
+                String::new()
+            } else {
+                url.chars().take(MAX_URL_LENGTH).collect()
+            };
+            let mut state = TextEditState::load(ui.ctx(), address_id()).unwrap_or_default();
+            let all =
+                CCursorRange::two(CCursor::new(0), CCursor::new(self.address.chars().count()));
+            state.cursor.set_char_range(Some(all));
+            state.store(ui.ctx(), address_id());
+        }
         // What the user types stays until it is loaded or given up.
         if !self.editing && self.address_of.as_ref() != Some(&url) {
             self.address = shown.to_line();
@@ -337,23 +351,7 @@ impl Chrome {
         let response = output.response.response;
         response
             .widget_info(|| WidgetInfo::labeled(WidgetType::TextEdit, true, "Address (Ctrl+L)"));
-        if std::mem::take(&mut self.focus_address) {
-            response.request_focus();
-        }
-        if response.gained_focus() {
-            self.editing = true;
-            self.address = if matches!(view.active, TabId::Tokens) || url == "about:blank" {
-                String::new()
-            } else {
-                url.chars().take(MAX_URL_LENGTH).collect()
-            };
-            let mut state = output.state;
-            let all =
-                CCursorRange::two(CCursor::new(0), CCursor::new(self.address.chars().count()));
-            state.cursor.set_char_range(Some(all));
-            state.store(ui.ctx(), address_id());
-        }
-        if response.lost_focus() {
+        if self.editing && !response.has_focus() {
             let typed = std::mem::take(&mut self.address);
             self.editing = false;
             self.address_of = None;

@@ -36,6 +36,8 @@ const OVERLAP: f32 = 14.0;
 pub struct Context {
     /// Whether answers count by now.
     pub ready: bool,
+    /// Whether keys that need no focus are for the prompt: not while the user edits the address.
+    pub has_keyboard: bool,
     /// Where the page starts, in points from the window's top.
     pub page_top: f32,
     /// Knows registrable domains.
@@ -58,6 +60,8 @@ pub struct PromptForm {
     reader: Option<usize>,
     remember: bool,
     pin: Zeroizing<String>,
+    /// Not all of the question is in sight.
+    is_cut: bool,
     /// A button of the mouse went down before answers counted: its release is no answer either.
     pressed_early: bool,
     /// Where the buttons were.
@@ -124,7 +128,7 @@ impl PromptForm {
                         if fits {
                             self.whole(ui, request, context, space, is_new, &mut outcome);
                         } else {
-                            self.too_small(ui, is_new, &mut outcome);
+                            self.too_small(ui, context, is_new, &mut outcome);
                         }
                     });
             });
@@ -145,11 +149,11 @@ impl PromptForm {
         outcome
     }
 
-    fn too_small(&mut self, ui: &mut Ui, is_new: bool, outcome: &mut Outcome) {
+    fn too_small(&mut self, ui: &mut Ui, context: &Context, is_new: bool, outcome: &mut Outcome) {
         ui.label("A site asks for something. Enlarge the window to see what.");
         let refuse = ui.add(Button::new("Don't allow"));
         self.after_buttons(&refuse, refuse.rect, is_new, outcome);
-        if refuse.clicked() || escape(ui) {
+        if refuse.clicked() || (context.has_keyboard && escape(ui)) {
             outcome.answer = Some(PromptAnswer::Refused);
         }
     }
@@ -181,11 +185,15 @@ impl PromptForm {
             Question::EnterPin { .. } => 56.0,
             _ => 108.0,
         };
-        let used = ui.min_rect().height() + footer + 36.0;
-        ScrollArea::vertical()
-            .max_height((space - used).max(48.0))
+        let hint = if self.is_cut { 24.0 } else { 0.0 };
+        let height = (space - ui.min_rect().height() - footer - 36.0).max(48.0);
+        let body = ScrollArea::vertical()
+            .max_height((height - hint).max(48.0))
             .auto_shrink([false, true])
             .show(ui, |ui| self.question(ui, request));
+        // A list may be longer than what can be shown. What allowing means must be in sight.
+        self.is_cut = !matches!(request.question, Question::ChooseReader { .. })
+            && body.content_size.y > height + 1.0;
 
         if !matches!(request.question, Question::EnterPin { .. }) {
             ui.checkbox(&mut self.remember, "Remember this decision");
@@ -193,8 +201,14 @@ impl PromptForm {
                 "Otherwise it ends when the card is removed or the site's last page is closed.",
             );
         }
-        ui.add_space(2.0);
-        let answer = self.positive_answer(&request.question);
+        if self.is_cut {
+            warning(ui, "Enlarge the window to see everything.");
+        } else {
+            ui.add_space(2.0);
+        }
+        let answer = self
+            .positive_answer(&request.question)
+            .filter(|_| !self.is_cut);
         // Laid out from the left, so that Tab reaches refusing first.
         let (refuse, allow) = ui
             .with_layout(Layout::left_to_right(Align::Center), |ui| {
@@ -211,7 +225,7 @@ impl PromptForm {
         let typed_enter = matches!(request.question, Question::EnterPin { .. })
             && ui.memory(|memory| memory.has_focus(pin_id()))
             && ui.input(|input| input.key_pressed(Key::Enter));
-        if refuse.clicked() || escape(ui) {
+        if refuse.clicked() || (context.has_keyboard && escape(ui)) {
             outcome.answer = Some(PromptAnswer::Refused);
         } else if allow.clicked() || typed_enter {
             outcome.answer = answer;
@@ -247,13 +261,13 @@ impl PromptForm {
                 let name = applets::name(applet).unwrap_or("Unknown application");
                 ui.strong(name);
                 ui.monospace(applets::hex(applet));
-                ui.label(format!(
-                    "on the card in “{}”",
-                    printable(reader, MAX_NAME_LENGTH)
-                ));
                 ui.label(
                     "This card has no access rules of its own. If you allow this, the site can send any command to the application: it can read what is stored there, and change or delete it.",
                 );
+                ui.label(format!(
+                    "The card is in “{}”.",
+                    printable(reader, MAX_NAME_LENGTH)
+                ));
             }
             Question::EnterPin {
                 token,
@@ -600,6 +614,7 @@ mod tests {
             let context = Context {
                 ready: self.ready,
                 page_top: 78.0,
+                has_keyboard: true,
                 is_site,
             };
             let mut outcome = Outcome::default();
@@ -720,8 +735,8 @@ mod tests {
             "https://shop.example",
             "PIV",
             "A0 00 00 03 08",
-            "“Reader”",
             "no access rules of its own",
+            "“Reader”",
             "Remember",
             "Don't allow",
             "Allow",
@@ -888,6 +903,22 @@ mod tests {
                 .any(|node| node.label() == Some("Allow"))
         );
         assert_eq!(screen.click("Don't allow"), Some(PromptAnswer::Refused));
+    }
+
+    #[test]
+    fn what_allowing_means_is_in_sight() {
+        let mut screen = Screen::new(applet());
+        screen.size = vec2(340.0, 380.0);
+        for _ in 0..3 {
+            screen.turn(Vec::new());
+        }
+        assert!(screen.texts().contains("Enlarge the window"));
+        assert_eq!(screen.click("Allow"), None);
+        screen.size.y = 800.0;
+        for _ in 0..3 {
+            screen.turn(Vec::new());
+        }
+        assert_eq!(screen.click("Allow"), Some(YES));
     }
 
     #[test]
