@@ -16,8 +16,8 @@ use egui::text::{CCursor, CCursorRange, LayoutJob};
 use egui::text_edit::TextEditState;
 use egui::{
     Align, Align2, Area, Button, Color32, CornerRadius, FontData, FontDefinitions, FontId, Frame,
-    Id, Key, Layout, Margin, Order, Panel, Rect, Response, RichText, ScrollArea, Stroke, TextEdit,
-    TextFormat, TextStyle, Theme, Ui, WidgetInfo, WidgetType, vec2,
+    Id, Key, Layout, Margin, Order, Panel, Rect, Response, RichText, ScrollArea, Stroke,
+    StrokeKind, TextEdit, TextFormat, TextStyle, Theme, Ui, WidgetInfo, WidgetType, vec2,
 };
 use token_traits::prompt::{PromptAnswer, PromptId, PromptRequest};
 
@@ -471,6 +471,7 @@ fn one_tab(ui: &mut Ui, tab: &TabView, active: bool, width: f32, actions: &mut V
                 ui.spacing_mut().item_spacing.x = 2.0;
                 ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
                     let close = ui.add(Button::new(RichText::new("✖").size(10.0)).frame(false));
+                    focus_ring(ui, &close);
                     close.widget_info(|| {
                         WidgetInfo::labeled(WidgetType::Button, true, format!("Close tab {title}"))
                     });
@@ -489,6 +490,7 @@ fn one_tab(ui: &mut Ui, tab: &TabView, active: bool, width: f32, actions: &mut V
                                 .frame(false)
                                 .min_size(vec2(ui.available_width(), 24.0)),
                         );
+                        focus_ring(ui, &label);
                         label.widget_info(|| {
                             WidgetInfo::selected(
                                 WidgetType::SelectableLabel,
@@ -507,6 +509,16 @@ fn one_tab(ui: &mut Ui, tab: &TabView, active: bool, width: f32, actions: &mut V
                 });
             });
         });
+}
+
+/// Shows the focus of what has no frame of its own.
+fn focus_ring(ui: &Ui, response: &Response) {
+    if response.has_focus() {
+        let stroke = ui.visuals().widgets.active.bg_stroke;
+        let rect = response.rect.expand(1.0);
+        ui.painter()
+            .rect_stroke(rect, CornerRadius::same(4), stroke, StrokeKind::Inside);
+    }
 }
 
 fn icon_button(ui: &mut Ui, icon: &str, name: &str, enabled: bool) -> Response {

@@ -330,6 +330,121 @@ fn ago(time: SystemTime, now: SystemTime) -> String {
 mod tests {
     use super::*;
 
+    #[derive(Default)]
+    struct Source {
+        overview: Mutex<Overview>,
+        revoked: Mutex<Vec<GrantId>>,
+    }
+
+    impl TokenOverview for Source {
+        fn request(&self, callback: OverviewCallback) {
+            callback(self.overview.lock().unwrap().clone());
+        }
+
+        fn revoke(&self, grant: GrantId) {
+            self.revoked.lock().unwrap().push(grant);
+            self.overview
+                .lock()
+                .unwrap()
+                .grants
+                .retain(|other| other.id != Some(grant));
+        }
+    }
+
+    fn is_site(host: &str) -> bool {
+        host == "bank.example"
+    }
+
+    /// Draws the page and gives what a screen reader gets.
+    fn draw(
+        ctx: &egui::Context,
+        page: &mut TokensPage,
+        events: Vec<egui::Event>,
+    ) -> Vec<(egui::accesskit::NodeId, String)> {
+        let input = egui::RawInput {
+            events,
+            ..egui::RawInput::default()
+        };
+        let output = ctx.run_ui(input, |ui| page.show(ui, is_site));
+        let update = output.platform_output.accesskit_update.unwrap();
+        update
+            .nodes
+            .iter()
+            .filter_map(|(id, node)| Some((*id, node.label().or(node.value())?.to_owned())))
+            .collect()
+    }
+
+    #[test]
+    fn grants_are_listed_and_revoked() {
+        let origin = Origin::new("https://www.bank.example").unwrap();
+        let grant = |id, reader: &str| GrantInfo {
+            id,
+            origin: Some(origin.clone()),
+            top_level_origin: Some(origin.clone()),
+            what: GrantKind::Reader {
+                reader: reader.to_owned(),
+            },
+            remembered: true,
+            created: None,
+            last_used: None,
+        };
+        let hostile = format!("\u{202E}{}", "x".repeat(10_000));
+        let source = Arc::new(Source::default());
+        source.overview.lock().unwrap().grants = vec![
+            grant(Some(GrantId(7)), &hostile),
+            grant(None, "by the administrator"),
+        ];
+        let ctx = egui::Context::default();
+        ctx.enable_accesskit();
+        let mut page = TokensPage::new(Some(source.clone()), Arc::new(|| {}));
+        draw(&ctx, &mut page, Vec::new());
+        let texts = draw(&ctx, &mut page, Vec::new());
+        assert!(
+            texts
+                .iter()
+                .all(|(_, text)| text.chars().count() < 400 && !text.contains('\u{202E}'))
+        );
+        let revoke: Vec<_> = texts
+            .iter()
+            .filter(|(_, text)| text.starts_with("Revoke: https://www.bank.example"))
+            .collect();
+        let [(button, _)] = revoke.as_slice() else {
+            panic!("{texts:?}");
+        };
+        let click = egui::Event::AccessKitActionRequest(egui::accesskit::ActionRequest {
+            action: egui::accesskit::Action::Click,
+            target_tree: egui::accesskit::TreeId::ROOT,
+            target_node: *button,
+            data: None,
+        });
+        draw(&ctx, &mut page, vec![click]);
+        assert_eq!(*source.revoked.lock().unwrap(), [GrantId(7)]);
+        let texts = draw(&ctx, &mut page, Vec::new());
+        assert!(!texts.iter().any(|(_, text)| text.starts_with("Revoke")));
+    }
+
+    #[test]
+    fn nothing_to_show_is_said() {
+        let ctx = egui::Context::default();
+        ctx.enable_accesskit();
+        let says = |page: &mut TokensPage, wanted: &str| {
+            let texts = draw(&ctx, page, Vec::new());
+            assert!(
+                texts.iter().any(|(_, text)| text.contains(wanted)),
+                "{texts:?}"
+            );
+        };
+        let wake = || -> Arc<dyn Fn() + Send + Sync> { Arc::new(|| {}) };
+        let mut page = TokensPage::new(None, wake());
+        says(&mut page, "started without tokens");
+        let mut page = TokensPage::new(Some(Arc::new(Source::default())), wake());
+        // The answer that has come is seen the next time.
+        draw(&ctx, &mut page, Vec::new());
+        says(&mut page, "No reader is connected.");
+        says(&mut page, "No site may use");
+        says(&mut page, "Nothing has happened yet.");
+    }
+
     #[test]
     fn times_in_words() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
