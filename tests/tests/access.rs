@@ -64,10 +64,10 @@ fn embedded(profile: &str, access: &str) -> String {
 #[test]
 fn the_rules_of_the_embedded_card_decide() {
     let browser = start(&embedded("ara-m", ""));
-    assert_eq!(attempt(&browser, &echo::AID, "001000000107"), "9000");
+    assert_eq!(attempt(&browser, &echo::AID, "00100000010700"), "079000");
     for refused in [&echo::SECOND_AID[..], &pin::AID, b"\xF0NOBODY"] {
         assert_eq!(
-            attempt(&browser, refused, "001000000107"),
+            attempt(&browser, refused, "00100000010700"),
             "SESecurityException"
         );
     }
@@ -120,7 +120,7 @@ fn rules_on_a_card_in_a_reader_name_the_origin_by_its_hash() {
             assert_eq!(outcome, Ok(json!(["ok", "SESecurityException"])));
         } else {
             let tried = |aid: &[u8], command| attempt(&browser, aid, command);
-            assert_eq!(tried(&echo::AID, "001000000107"), "9000", "{profile}");
+            assert_eq!(tried(&echo::AID, "00100000010700"), "079000", "{profile}");
             assert_eq!(tried(&echo::AID, "0012000000"), "SESecurityException");
             assert_eq!(tried(&echo::SECOND_AID, "0012070800"), "07089000");
             assert_eq!(tried(&echo::WARNING_AID, "00100000"), "SESecurityException");
@@ -143,15 +143,17 @@ fn rules_of_the_device_decide_where_the_card_has_none() {
     )
     .unwrap();
     let browser = start(&embedded("default", &format!("rules = {rules:?}")));
-    assert_eq!(attempt(&browser, &echo::AID, "001000000107"), "9000");
+    assert_eq!(attempt(&browser, &echo::AID, "00100000010700"), "079000");
     assert_eq!(
-        attempt(&browser, &echo::SECOND_AID, "001000000107"),
+        attempt(&browser, &echo::SECOND_AID, "00100000010700"),
         "SESecurityException"
     );
+    // A test has one browser at a time.
+    drop(browser);
     // Nobody may use an embedded element without rules.
     let browser = start(&embedded("default", ""));
     assert_eq!(
-        attempt(&browser, &echo::AID, "001000000107"),
+        attempt(&browser, &echo::AID, "00100000010700"),
         "SESecurityException"
     );
 }

@@ -70,6 +70,16 @@ const PACKAGES: [Package; 19] = [
         Sign::Library("dri/swrast_dri.so"),
     ),
     package(Need::Run, "libpcsclite1", Sign::Library("libpcsclite.so.1")),
+    // What the window loads at run time.
+    package(Need::Run, "libx11-xcb1", Sign::Library("libX11-xcb.so.1")),
+    package(Need::Run, "libxcursor1", Sign::Library("libXcursor.so.1")),
+    package(Need::Run, "libxi6", Sign::Library("libXi.so.6")),
+    package(Need::Run, "libxrandr2", Sign::Library("libXrandr.so.2")),
+    package(
+        Need::Run,
+        "libxkbcommon-x11-0",
+        Sign::Library("libxkbcommon-x11.so.0"),
+    ),
     package(Need::Test, "pcscd", Sign::Program("pcscd")),
     package(
         Need::Test,
@@ -77,6 +87,7 @@ const PACKAGES: [Package; 19] = [
         Sign::Library("pcsc/drivers/serial/libifdvpcd.so"),
     ),
     package(Need::Test, "opensc", Sign::Program("opensc-tool")),
+    package(Need::Test, "xvfb", Sign::Program("Xvfb")),
     // Fetches testharness.js and the like.
     package(Need::Test, "npm", Sign::Program("npm")),
 ];
