@@ -41,7 +41,7 @@ const fn package(need: Need, debian: &'static str, sign: Sign) -> Package {
     Package { need, debian, sign }
 }
 
-const PACKAGES: [Package; 19] = [
+const PACKAGES: [Package; 25] = [
     package(Need::Build, "git", Sign::Program("git")),
     package(Need::Build, "g++", Sign::Program("c++")),
     package(Need::Build, "make", Sign::Program("make")),
