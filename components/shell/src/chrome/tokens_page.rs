@@ -100,7 +100,10 @@ impl TokensPage {
             match &self.shown {
                 _ if self.source.is_none() => {
                     ui.add_space(12.0);
-                    ui.label("This browser was started without tokens.");
+                    ui.label(
+                        "There is nothing to list: only automation gives sites access to tokens so \
+                         far, and it ends with the browser.",
+                    );
                 }
                 None if late => {
                     ui.add_space(12.0);
@@ -436,7 +439,7 @@ mod tests {
         };
         let wake = || -> Arc<dyn Fn() + Send + Sync> { Arc::new(|| {}) };
         let mut page = TokensPage::new(None, wake());
-        says(&mut page, "started without tokens");
+        says(&mut page, "There is nothing to list");
         let mut page = TokensPage::new(Some(Arc::new(Source::default())), wake());
         // The answer that has come is seen the next time.
         draw(&ctx, &mut page, Vec::new());
