@@ -9,17 +9,20 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use token_broker::access::device_rules::DeviceRules;
+use token_workers::doctor::{self, Finding};
 use token_workers::{Program, process};
 
 /// Serves hardware tokens to a browser's pages.
 ///
-/// This program is started by the browser, which gives it the arguments. There is nothing to be done with it by hand.
+/// The browser starts this program and gives it the arguments. By hand, `token-broker doctor` says what keeps tokens from
+/// being used, and `token-broker check-access-rules FILE` what is wrong with a file of rules.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
     /// What this process is
     kind: Kind,
     /// Where the browser listens for it; for check-access-rules, the file
+    #[arg(default_value = "", hide_default_value = true)]
     token: String,
 }
 
@@ -35,12 +38,16 @@ enum Kind {
     PcscReader,
     /// Checks a file of access rules, says what is wrong with it, and ends
     CheckAccessRules,
+    /// Says what keeps tokens from being used and what to do about it, and ends
+    Doctor,
 }
 
 fn main() -> ExitCode {
     let Arguments { kind, token } = Arguments::parse();
-    if matches!(kind, Kind::CheckAccessRules) {
-        return check_access_rules(&token);
+    match kind {
+        Kind::CheckAccessRules => return check_access_rules(&token),
+        Kind::Doctor => return doctor(),
+        _ => {}
     }
     // SAFETY: nothing has been opened yet: parsing the command line opens no file.
     let closed = unsafe { process::close_inherited_fds() };
@@ -75,7 +82,7 @@ fn main() -> ExitCode {
         Kind::PcscMonitor => Program::PcscMonitor,
         Kind::PcscReader => Program::PcscReader,
         // Done above.
-        Kind::CheckAccessRules => return ExitCode::SUCCESS,
+        Kind::CheckAccessRules | Kind::Doctor => return ExitCode::SUCCESS,
     };
     token_workers::run(program, token)
 }
@@ -90,5 +97,18 @@ fn check_access_rules(path: &str) -> ExitCode {
             eprintln!("{path}: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn doctor() -> ExitCode {
+    let findings = doctor::examine();
+    for finding in &findings {
+        println!("{finding}");
+    }
+    let is_bad = |finding: &Finding| matches!(finding, Finding::Bad(_));
+    if findings.iter().any(is_bad) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     }
 }

@@ -445,3 +445,35 @@ fn both_readers_take_no_longer_than_one() {
     let took = begun.elapsed();
     assert!((500..900).contains(&took.as_millis()), "{took:?}");
 }
+
+#[test]
+fn the_doctor_says_what_is_wrong_with_the_service_and_its_cards() {
+    let doctor = || {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_token-broker"))
+            .arg("doctor")
+            .output()
+            .expect("the doctor");
+        (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            output.status.success(),
+        )
+    };
+    let mut pcscd = Pcscd::start().expect("pcscd");
+    let _inserted = pcscd.insert(0, card("default")).expect("a card");
+    wait_for("the card", || {
+        doctor().0.contains("there is a card in it").then_some(())
+    });
+    let (text, _) = doctor();
+    assert!(
+        text.contains("ok       the PC/SC service is running"),
+        "{text}"
+    );
+    assert!(text.contains("no card in it"), "{text}");
+    pcscd.stop(Signal::TERM).expect("an end");
+    let (text, is_good) = doctor();
+    assert!(
+        text.contains("problem  the PC/SC service is not running"),
+        "{text}"
+    );
+    assert!(!is_good);
+}

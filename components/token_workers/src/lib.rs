@@ -9,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod doctor;
 mod pcsc_monitor;
 mod pcsc_reader;
 #[expect(
