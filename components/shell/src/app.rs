@@ -66,6 +66,10 @@ pub struct App {
     has_focus: Cell<Option<WindowId>>,
     prompts: RefCell<Prompts>,
     prompt_messages: Receiver<prompts::Message>,
+    #[cfg_attr(
+        not(feature = "samples"),
+        expect(dead_code, reason = "the token broker does not ask yet")
+    )]
     prompt_host: Arc<dyn PromptHost>,
     token_overview: Option<Arc<dyn TokenOverview>>,
     wake: Arc<dyn Fn() + Send + Sync>,
