@@ -382,9 +382,7 @@ impl Broker {
         self.waiting_for_readers
             .retain(|(ticket, _)| ticket.port != id);
         for reader in self.readers.values_mut() {
-            reader
-                .queue
-                .retain(|job| !matches!(job, Job::Asked { ticket, .. } if ticket.port == id));
+            reader.take_asked(|ticket, _, _| ticket.port == id);
         }
         for key in port.sessions.values() {
             if let Some(reader) = self.readers.get_mut(key) {
@@ -531,13 +529,7 @@ impl Broker {
     fn revoke(&mut self, id: PortId, now: Instant) {
         let mut refused = Vec::new();
         for reader in self.readers.values_mut() {
-            reader.queue.retain(|job| match job {
-                Job::Asked { ticket, .. } if ticket.port == id => {
-                    refused.push(*ticket);
-                    false
-                }
-                _ => true,
-            });
+            refused.extend(reader.take_asked(|ticket, _, _| ticket.port == id));
             // What the card has already is not taken back, but its answer goes nowhere.
             let running = reader.running.as_ref();
             let ticket = running.and_then(|running| running.step.ticket());

@@ -310,6 +310,26 @@ impl Reader {
         }
     }
 
+    /// Takes the jobs for pages that `which` says out of the queue, and returns who waits for them.
+    pub(crate) fn take_asked(
+        &mut self,
+        which: impl Fn(Ticket, Instant, &Task) -> bool,
+    ) -> Vec<Ticket> {
+        let mut taken = Vec::new();
+        self.queue.retain(|job| match job {
+            Job::Asked {
+                ticket,
+                deadline,
+                task,
+            } if which(*ticket, *deadline, task) => {
+                taken.push(*ticket);
+                false
+            }
+            _ => true,
+        });
+        taken
+    }
+
     /// What a page is told about it.
     pub(crate) fn info(&self, id: ReaderId) -> ReaderInfo {
         ReaderInfo {

@@ -75,17 +75,7 @@ impl Broker {
         let Some(reader) = self.readers.get_mut(&key) else {
             return;
         };
-        let mut expired = Vec::new();
-        reader.queue.retain(|job| match job {
-            Job::Asked {
-                ticket, deadline, ..
-            } if *deadline <= now => {
-                expired.push(*ticket);
-                false
-            }
-            _ => true,
-        });
-        for ticket in expired {
+        for ticket in reader.take_asked(|_, deadline, _| deadline <= now) {
             let message = "the time was over before the card was free";
             self.refuse(ticket, ErrorKind::Io, message);
         }

@@ -248,19 +248,10 @@ impl Broker {
         let Some(reader) = self.readers.get_mut(&key) else {
             return;
         };
-        let mut failed = Vec::new();
-        reader.queue.retain(|job| match job {
-            Job::Asked {
-                ticket,
-                task: Task::Transmit { channel, .. },
-                ..
-            } if ticket.port == port && *channel == id => {
-                failed.push(*ticket);
-                false
-            }
-            _ => true,
-        });
-        for ticket in failed {
+        let waits = |ticket: Ticket, _, task: &Task| {
+            ticket.port == port && matches!(task, Task::Transmit { channel, .. } if *channel == id)
+        };
+        for ticket in reader.take_asked(waits) {
             self.reply(ticket, Err(closed("channel")));
         }
     }

@@ -72,15 +72,7 @@ impl Broker {
         let Some(reader) = self.readers.get_mut(&key) else {
             return;
         };
-        let mut failed = Vec::new();
-        reader.queue.retain(|job| match job {
-            Job::Asked { ticket, .. } => {
-                failed.push(*ticket);
-                false
-            }
-            _ => true,
-        });
-        for ticket in failed {
+        for ticket in reader.take_asked(|_, _, _| true) {
             self.refuse(ticket, ErrorKind::Io, message);
         }
     }
@@ -98,19 +90,11 @@ impl Broker {
         if let Some(running) = &mut reader.running {
             running.is_stale = true;
         }
-        let mut failed = Vec::new();
-        reader.queue.retain(|job| match job {
-            Job::Asked {
-                task: Task::OpenSession | Task::Reset,
-                ..
-            }
-            | Job::Barrier(_) => true,
-            Job::Asked { ticket, .. } => {
-                failed.push(*ticket);
-                false
-            }
-            Job::CloseChannel(_) => false,
-        });
+        let failed =
+            reader.take_asked(|_, _, task| !matches!(task, Task::OpenSession | Task::Reset));
+        reader
+            .queue
+            .retain(|job| !matches!(job, Job::CloseChannel(_)));
         for port in self.ports.values_mut() {
             port.channels.retain(|_, channel| channel.reader != key);
             port.sessions.retain(|_, reader| *reader != key);
