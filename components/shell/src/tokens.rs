@@ -14,7 +14,7 @@ use serde::Deserialize;
 use servo::{Preferences, ServoBuilder};
 use token_client::{ClientConfig, TokenClient};
 use token_traits::control::{AccessConfig, WhenNoRules};
-use token_traits::{Feature, Origin, TokenBroker as _};
+use token_traits::{Feature, Origin, PermissionState, TokenBroker as _};
 
 use crate::demo;
 
@@ -151,7 +151,12 @@ pub fn connect(
             .then(|| config.virtual_card.profile.clone()),
     });
     if for_demo && let Some(origin) = Origin::new(demo::ORIGIN) {
-        client.set_grant(origin.clone(), origin, Feature::SecureElement, true);
+        client.set_permission(
+            origin.clone(),
+            origin,
+            Feature::SecureElement,
+            PermissionState::Granted,
+        );
     }
     Ok(builder.token_broker(client))
 }

@@ -11,8 +11,7 @@ use std::collections::HashSet;
 
 use secure_element::access::Access;
 use secure_element::apdu::Header;
-use token_traits::control::Feature;
-use token_traits::{Connection, Origin, PortIdentity, TokenError};
+use token_traits::{Connection, Feature, Origin, PortIdentity, TokenError};
 
 pub use self::policy::{ElementPolicy, is_promptable, refused};
 
@@ -70,6 +69,8 @@ pub fn check_command(access: &Access, header: Header) -> Result<(), TokenError> 
 
 #[cfg(test)]
 mod tests {
+    use token_traits::FeatureSet;
+
     use super::*;
 
     fn identity(origin: &str, top_level_origin: &str, connection: Connection) -> PortIdentity {
@@ -79,7 +80,7 @@ mod tests {
             webview: 1,
             private: false,
             connection,
-            since_user_input: None,
+            features: FeatureSet::ALL,
         }
     }
 

@@ -17,12 +17,14 @@ use secure_element::atr::Atr;
 use secure_element::channel::{self, Aid, ChannelError, Opened, SelectResponse, Selected};
 use secure_element::class_byte::ChannelNumber;
 use secure_element::fci;
-use token_traits::control::{BrokerConfig, Feature, WhenNoRules, WorkerId, WorkerKind};
+use token_traits::control::{BrokerConfig, WhenNoRules, WorkerId, WorkerKind};
 use token_traits::port::{
     ChannelId, ChannelInfo, ChannelType, Command, ElementType, MAX_REQUESTS_IN_FLIGHT, PortMessage,
     PortRequest, ReaderId, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
 };
-use token_traits::{ErrorKind, Frame, Origin, PortId, PortIdentity, TokenError};
+use token_traits::{
+    ErrorKind, Feature, Frame, Origin, PermissionState, PortId, PortIdentity, TokenError,
+};
 use token_workers::protocol::{
     self, Connected, MAX_READERS, ReaderStatus, WorkerError, WorkerMessage, WorkerRequest,
 };
@@ -92,16 +94,16 @@ pub enum Input {
     ClosePort(PortId),
     /// A document sent something.
     PortFrame(PortId, Frame),
-    /// The user allows a feature to an origin, or no longer allows it.
-    SetGrant {
+    /// Automation answers for the user.
+    SetPermission {
         /// Whom.
         origin: Origin,
         /// Under which top-level origin.
         top_level_origin: Origin,
         /// What.
         feature: Feature,
-        /// Whether it is allowed from now on.
-        allowed: bool,
+        /// What holds from now on.
+        state: PermissionState,
     },
     /// The main process has started a worker.
     WorkerStarted(WorkerId),
@@ -218,7 +220,9 @@ impl Default for Broker {
             config: BrokerConfig {
                 pcsc: false,
                 virtual_card: None,
+                uicc_readers: Vec::new(),
                 access: None,
+                store: None,
             },
             grants: Grants::default(),
             device_rules: HashMap::new(),
@@ -253,12 +257,15 @@ impl Broker {
             Input::RefusePort(port) => self.outputs.push(Output::PortOpened(port)),
             Input::ClosePort(port) => self.close_port(port, now),
             Input::PortFrame(port, frame) => self.port_frame(port, &frame, now),
-            Input::SetGrant {
+            Input::SetPermission {
                 origin,
                 top_level_origin,
                 feature,
-                allowed,
-            } => self.set_grant(origin, top_level_origin, feature, allowed, now),
+                state,
+            } => {
+                let allowed = state == PermissionState::Granted;
+                self.set_grant(origin, top_level_origin, feature, allowed, now);
+            }
             Input::WorkerStarted(worker) => self.worker_started(worker, now),
             Input::WorkerEnded(worker) => self.worker_ended(worker, not_connected(), now),
             Input::WorkerFrame(worker, frame) => self.worker_frame(worker, &frame, now),
@@ -469,6 +476,9 @@ impl Broker {
                 self.close_matching(ticket, now, |_, _, _| true);
             }
             RequestBody::WatchElements => self.watch_elements(ticket, now),
+            RequestBody::QueryPermission(_) => {
+                return Err(TokenError::new(ErrorKind::Unsupported, "not yet"));
+            }
             RequestBody::Reset(reader) => self.ask_reset(ticket, reader, now)?,
             RequestBody::SelectNext {
                 channel,

@@ -167,17 +167,21 @@ impl EventLoop {
                 }
             }
             ToBroker::ClosePort(port) => Input::ClosePort(port),
-            ToBroker::SetGrant {
+            ToBroker::SetPermission {
                 origin,
                 top_level_origin,
                 feature,
-                allowed,
-            } => Input::SetGrant {
+                state,
+            } => Input::SetPermission {
                 origin,
                 top_level_origin,
                 feature,
-                allowed,
+                state,
             },
+            ToBroker::Activation { .. }
+            | ToBroker::PromptAnswered { .. }
+            | ToBroker::GetOverview { .. }
+            | ToBroker::Revoke(_) => Input::Tick,
             ToBroker::WorkerStarted {
                 worker,
                 requests,

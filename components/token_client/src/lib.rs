@@ -13,15 +13,16 @@
 mod child;
 mod supervisor;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use token_traits::control::{AccessConfig, BrokerConfig, Feature};
+use token_traits::control::{AccessConfig, BrokerConfig};
 use token_traits::{
-    ErrorKind, OpenPortCallback, Origin, PortId, PortIdentity, TokenBroker, TokenError,
+    ErrorKind, Feature, OpenPortCallback, Origin, PermissionState, PortId, PortIdentity,
+    TokenBroker, TokenError,
 };
 
 use crate::supervisor::Event;
@@ -44,23 +45,25 @@ impl ClientConfig {
         BrokerConfig {
             pcsc: self.pcsc,
             virtual_card: self.virtual_card.clone(),
+            uicc_readers: Vec::new(),
             access: self.access.clone(),
+            store: None,
         }
     }
 }
 
-/// An origin, its top-level origin, and what it may use.
-type Grant = (Origin, Origin, Feature);
+/// An origin, its top-level origin, and what it is about.
+type Subject = (Origin, Origin, Feature);
 
-/// What the user has allowed. It outlives every broker.
-type Grants = Arc<Mutex<HashSet<Grant>>>;
+/// What automation has answered for the user. It outlives every broker.
+type Permissions = Arc<Mutex<HashMap<Subject, PermissionState>>>;
 
 /// A token broker in processes of its own, started when it is first needed and again after it has died.
 ///
 /// When this is dropped, and when the main process ends in whatever way, all token processes end.
 pub struct TokenClient {
     config: ClientConfig,
-    grants: Grants,
+    permissions: Permissions,
     next_port: AtomicU64,
     supervisor: OnceLock<Option<Sender<Event>>>,
 }
@@ -70,21 +73,16 @@ impl TokenClient {
     pub fn new(config: ClientConfig) -> Arc<Self> {
         Arc::new(Self {
             config,
-            grants: Grants::default(),
+            permissions: Permissions::default(),
             next_port: AtomicU64::new(1),
             supervisor: OnceLock::new(),
         })
     }
 
-    /// Whether a feature is allowed to an origin under a top-level origin.
-    pub fn has_grant(&self, origin: &Origin, top_level_origin: &Origin, feature: Feature) -> bool {
-        lock(&self.grants).contains(&(origin.clone(), top_level_origin.clone(), feature))
-    }
-
     fn supervisor(&self) -> Option<&Sender<Event>> {
         self.supervisor
             .get_or_init(|| {
-                supervisor::start(self.config.clone(), self.grants.clone())
+                supervisor::start(self.config.clone(), self.permissions.clone())
                     .inspect_err(|error| log::error!("cannot start the token supervisor: {error}"))
                     .ok()
             })
@@ -109,22 +107,22 @@ impl TokenBroker for TokenClient {
         port
     }
 
-    /// Where a grant is taken back, everything that its documents have opened is closed. Grants are remembered for as
-    /// long as this lives, whatever becomes of the broker.
-    fn set_grant(&self, origin: Origin, top_level_origin: Origin, feature: Feature, allowed: bool) {
-        let grant = (origin, top_level_origin, feature);
-        let mut grants = lock(&self.grants);
-        if allowed {
-            grants.insert(grant.clone());
-        } else {
-            grants.remove(&grant);
-        }
-        drop(grants);
+    fn set_permission(
+        &self,
+        origin: Origin,
+        top_level_origin: Origin,
+        feature: Feature,
+        state: PermissionState,
+    ) {
+        let subject = (origin, top_level_origin, feature);
+        lock(&self.permissions).insert(subject.clone(), state);
         if let Some(Some(supervisor)) = self.supervisor.get() {
             // Without a supervisor there is no broker to tell.
-            let _ = supervisor.send(Event::GrantChanged(grant));
+            let _ = supervisor.send(Event::PermissionSet(subject, state));
         }
     }
+
+    fn user_input(&self, _webview: u64) {}
 
     fn close_port(&self, port: PortId) {
         if let Some(Some(supervisor)) = self.supervisor.get() {

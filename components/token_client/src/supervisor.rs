@@ -19,11 +19,12 @@ use token_traits::control::{
 };
 use token_traits::wire::WIRE_VERSION;
 use token_traits::{
-    ErrorKind, Frame, OpenPortCallback, PortId, PortIdentity, TokenError, TokenPort,
+    ErrorKind, Frame, OpenPortCallback, PermissionState, PortId, PortIdentity, TokenError,
+    TokenPort,
 };
 
 use crate::child::{Child, ChildId};
-use crate::{ClientConfig, Grant, Grants, lock};
+use crate::{ClientConfig, Permissions, Subject, lock};
 
 /// Most workers at a time: the virtual card, the monitor, PC/SC's 16 readers, and some that are being replaced.
 const MAX_WORKERS: usize = 32;
@@ -35,7 +36,7 @@ pub(crate) const MAX_PORTS: usize = 512;
 pub(crate) enum Event {
     OpenPort(PortId, PortIdentity, OpenPortCallback),
     ClosePort(PortId),
-    GrantChanged(Grant),
+    PermissionSet(Subject, PermissionState),
     Stop,
     BrokerReported(ChildId, Result<BrokerHello, String>),
     BrokerSent(ChildId, FromBroker),
@@ -44,11 +45,11 @@ pub(crate) enum Event {
 }
 
 /// Starts the thread.
-pub(crate) fn start(config: ClientConfig, grants: Grants) -> io::Result<Sender<Event>> {
+pub(crate) fn start(config: ClientConfig, permissions: Permissions) -> io::Result<Sender<Event>> {
     let (sender, receiver) = mpsc::channel();
     let mut supervisor = Supervisor {
         config,
-        grants,
+        permissions,
         events: sender.clone(),
         next_child: 0,
         broker: Broker::Stopped,
@@ -67,7 +68,7 @@ pub(crate) fn start(config: ClientConfig, grants: Grants) -> io::Result<Sender<E
 
 struct Supervisor {
     config: ClientConfig,
-    grants: Grants,
+    permissions: Permissions,
     events: Sender<Event>,
     next_child: u64,
     broker: Broker,
@@ -142,9 +143,8 @@ impl Supervisor {
                 self.open_waiting();
             }
             Event::ClosePort(port) => self.close_port(port),
-            Event::GrantChanged(grant) => {
-                let allowed = lock(&self.grants).contains(&grant);
-                self.tell_broker(set_grant(grant, allowed));
+            Event::PermissionSet(subject, state) => {
+                self.tell_broker(set_permission(subject, state));
             }
             Event::Stop => {}
             Event::BrokerReported(child, hello) => self.broker_reported(child, hello),
@@ -340,9 +340,9 @@ impl Supervisor {
             return self.broker_ended(&error.to_string());
         }
         self.tell_broker(ToBroker::Configure(self.config.broker_config()));
-        let grants: HashSet<Grant> = lock(&self.grants).clone();
-        for grant in grants {
-            self.tell_broker(set_grant(grant, true));
+        let permissions = lock(&self.permissions).clone();
+        for (subject, state) in permissions {
+            self.tell_broker(set_permission(subject, state));
         }
     }
 
@@ -413,6 +413,10 @@ impl Supervisor {
             FromBroker::PortClosed(port) => {
                 self.open.remove(&port);
             }
+            FromBroker::Prompt(_)
+            | FromBroker::WithdrawPrompt(_)
+            | FromBroker::CheckActivation { .. }
+            | FromBroker::Overview { .. } => {}
         }
     }
 
@@ -514,12 +518,15 @@ impl Supervisor {
     }
 }
 
-fn set_grant((origin, top_level_origin, feature): Grant, allowed: bool) -> ToBroker {
-    ToBroker::SetGrant {
+fn set_permission(
+    (origin, top_level_origin, feature): Subject,
+    state: PermissionState,
+) -> ToBroker {
+    ToBroker::SetPermission {
         origin,
         top_level_origin,
         feature,
-        allowed,
+        state,
     }
 }
 

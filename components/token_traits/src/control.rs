@@ -9,14 +9,17 @@
 //! Every token process is started as `token-broker KIND TOKEN`, where TOKEN names an `IpcOneShotServer` of the main
 //! process. It creates its own channels and sends the main process's ends of them in a [`Hello`].
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use serde::{Deserialize, Serialize};
 
 use crate::PortId;
+use crate::feature::{Feature, PermissionState};
 use crate::identity::{Origin, PortIdentity};
 use crate::port::ElementType;
+use crate::prompt::{GrantId, Overview, PromptAnswer, PromptId, PromptRequest};
 use crate::wire::Frame;
 
 /// The first message of a token process to the main process.
@@ -69,8 +72,13 @@ pub struct BrokerConfig {
     pub pcsc: bool,
     /// `[virtual_card] profile`, or `None` where it is not enabled.
     pub virtual_card: Option<String>,
-    /// `[access]`. `None` where there is no such section: then access rules are neither read nor enforced.
+    /// `[pcsc] uicc_readers`: readers, by the names that PC/SC gives them, whose cards are UICCs.
+    pub uicc_readers: Vec<String>,
+    /// `[access]`. With `None`, access rules are neither read nor enforced.
     pub access: Option<AccessConfig>,
+    /// The folder in which the broker keeps grants and the audit log, which is there already. With `None` nothing
+    /// outlives the broker.
+    pub store: Option<PathBuf>,
 }
 
 /// What applies to elements without access rules of their own.
@@ -102,23 +110,6 @@ impl WhenNoRules {
     }
 }
 
-/// A powerful feature that a grant is about.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-pub enum Feature {
-    /// `secure-element`.
-    SecureElement,
-}
-
-impl Feature {
-    /// The feature with this name in the Permissions API, if it is one of the token APIs'.
-    pub fn from_permission_name(name: &str) -> Option<Self> {
-        match name {
-            "secure-element" => Some(Self::SecureElement),
-            _ => None,
-        }
-    }
-}
-
 /// Main process to broker.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum ToBroker {
@@ -137,17 +128,38 @@ pub enum ToBroker {
     },
     /// Drop a document and everything that it opened.
     ClosePort(PortId),
-    /// Allow, or no longer allow, a feature to an origin.
-    SetGrant {
+    /// Automation answers for the user: see [`crate::TokenBroker::set_permission`].
+    SetPermission {
         /// Whom.
         origin: Origin,
         /// Under which top-level origin.
         top_level_origin: Origin,
         /// What.
         feature: Feature,
-        /// Whether it is allowed from now on.
-        allowed: bool,
+        /// What holds from now on.
+        state: PermissionState,
     },
+    /// The answer to [`FromBroker::CheckActivation`].
+    Activation {
+        /// As in the question.
+        prompt: PromptId,
+        /// Whether a prompt would be shown now.
+        is_active: bool,
+    },
+    /// The answer to [`FromBroker::Prompt`].
+    PromptAnswered {
+        /// Which.
+        prompt: PromptId,
+        /// What the user, or automation, answered.
+        answer: PromptAnswer,
+    },
+    /// What is there for the page of tokens? Answered by [`FromBroker::Overview`].
+    GetOverview {
+        /// Names the answer.
+        id: u64,
+    },
+    /// The user ends a grant or deletes a rule.
+    Revoke(GrantId),
     /// A worker that the broker asked for has introduced itself.
     WorkerStarted {
         /// Which.
@@ -182,6 +194,26 @@ pub enum FromBroker {
     PortOpened(PortId),
     /// A port has closed: the document has gone or broke the protocol, or the main process wanted it.
     PortClosed(PortId),
+    /// Has the user just done something in this webview, so that a prompt may be shown? Answered by
+    /// [`ToBroker::Activation`].
+    CheckActivation {
+        /// Names the answer.
+        prompt: PromptId,
+        /// As in [`PortIdentity::webview`].
+        webview: u64,
+    },
+    /// Ask the user; answered by [`ToBroker::PromptAnswered`], with [`PromptAnswer::NotAsked`] if the user has not just done
+    /// something in that webview. With the id of a prompt that is shown already, it takes that one's place.
+    Prompt(PromptRequest),
+    /// The answer to a prompt is not needed any more. None comes.
+    WithdrawPrompt(PromptId),
+    /// The answer to [`ToBroker::GetOverview`].
+    Overview {
+        /// As in the question.
+        id: u64,
+        /// What there is.
+        overview: Overview,
+    },
 }
 
 /// How long to wait before a token process is started again that has ended `ends` times in a row: not at all the first

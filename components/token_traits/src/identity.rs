@@ -5,9 +5,10 @@
 //! Who is at the other end of a port. Made by the parent process from its own tables, never by content.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::feature::FeatureSet;
 
 /// The longest origin accepted, in bytes: a scheme, a DNS name of 253 bytes and a port fit many times over.
 pub const MAX_ORIGIN_LENGTH: usize = 512;
@@ -72,7 +73,7 @@ impl fmt::Debug for Origin {
 /// How the document was fetched, as the parent process knows it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Connection {
-    /// HTTPS with a certificate that the engine trusts without an exception.
+    /// HTTPS with a certificate that the engine trusts without an exception, or what a preference takes for that.
     TrustedHttps,
     /// HTTPS, but certificate errors are ignored or the user made an exception.
     HttpsWithException,
@@ -93,9 +94,8 @@ pub struct PortIdentity {
     pub private: bool,
     /// How the document was fetched.
     pub connection: Connection,
-    /// How long before the port was opened the user last touched this webview (click, key, touch), by the parent
-    /// process's own record. `None` if never.
-    pub since_user_input: Option<Duration>,
+    /// The features that the permissions policy of the document leaves it.
+    pub features: FeatureSet,
 }
 
 impl PortIdentity {

@@ -18,6 +18,7 @@
 
 pub mod control;
 pub mod error;
+pub mod feature;
 pub mod identity;
 pub mod port;
 pub mod prompt;
@@ -26,8 +27,8 @@ pub mod wire;
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use serde::{Deserialize, Serialize};
 
-pub use crate::control::Feature;
 pub use crate::error::{ErrorKind, TokenError};
+pub use crate::feature::{Feature, FeatureSet, PermissionState};
 pub use crate::identity::{Connection, Origin, PortIdentity};
 pub use crate::wire::Frame;
 
@@ -59,9 +60,20 @@ pub trait TokenBroker: Send + Sync {
     /// could be started. A port that is closed before the broker has started gets [`ErrorKind::Closed`].
     fn open_port(&self, identity: PortIdentity, callback: OpenPortCallback) -> PortId;
 
-    /// Allows a powerful feature to an origin under a top-level origin, or takes that back. For automation: the user's
-    /// own grants are between the embedder and the broker.
-    fn set_grant(&self, origin: Origin, top_level_origin: Origin, feature: Feature, allowed: bool);
+    /// Answers for the user, beforehand, whether an origin under a top-level origin may use a feature: with
+    /// [`PermissionState::Granted`] whatever a user could allow when asked, with [`PermissionState::Denied`] nothing, with
+    /// [`PermissionState::Prompt`] the user is asked again. For automation; it outlives every broker.
+    fn set_permission(
+        &self,
+        origin: Origin,
+        top_level_origin: Origin,
+        feature: Feature,
+        state: PermissionState,
+    );
+
+    /// The user has just clicked, touched or pressed a key in a webview ([`PortIdentity::webview`]). Nothing but what the
+    /// parent process has seen itself may be said here: prompts are shown only soon after it.
+    fn user_input(&self, webview: u64);
 
     /// Closes a port and everything that was opened through it. Unknown ids are ignored.
     fn close_port(&self, port: PortId);

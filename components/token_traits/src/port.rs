@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::TokenError;
+use crate::feature::{Feature, PermissionState};
 
 /// Most requests that a port may have in flight; one more closes the port.
 pub const MAX_REQUESTS_IN_FLIGHT: usize = 256;
@@ -56,6 +57,8 @@ pub enum RequestBody {
     /// A listener for the events of `SecureElementManager` was attached. Answered by [`ReplyBody::Done`], after a
     /// [`PortMessage::Element`] for each element that is present.
     WatchElements,
+    /// `navigator.permissions.query()`. Answered by [`ReplyBody::Permission`].
+    QueryPermission(Feature),
     /// `SecureElementManager.shutdown()`. Answered by [`ReplyBody::Done`].
     Shutdown,
     /// `Reader.openSession()`. Answered by [`ReplyBody::Session`].
@@ -183,6 +186,8 @@ pub enum ReplyBody {
     Response(#[serde(with = "serde_bytes")] Vec<u8>),
     /// It is done and there is nothing to tell.
     Done,
+    /// Whether the document may use a feature, or would have to ask.
+    Permission(PermissionState),
 }
 
 /// A reader as a page sees it.

@@ -44,7 +44,7 @@ pub struct PromptRequest {
 pub enum Question {
     /// Which reader the origin may see. Answered by [`PromptAnswer::Reader`].
     ChooseReader {
-        /// The readers to choose from; at least one.
+        /// The readers to choose from. If there are none, the user can connect one, and the prompt changes.
         readers: Vec<PromptReader>,
     },
     /// Whether the origin may use an application of a card that has no access rules of its own. The answer writes a rule
@@ -84,6 +84,8 @@ pub struct PromptReader {
 pub enum PromptAnswer {
     /// No, or the prompt was closed, or there is nobody to ask.
     Refused,
+    /// The prompt was not shown: the user had not just done something in that webview.
+    NotAsked,
     /// Yes, this reader.
     Reader {
         /// Its index in the question.
@@ -131,6 +133,8 @@ pub struct Overview {
     pub grants: Vec<GrantInfo>,
     /// The newest entries of the audit log, newest first.
     pub audit: Vec<AuditEntry>,
+    /// A sentence about what keeps grants from being remembered, if something does.
+    pub problem: Option<String>,
 }
 
 /// Names a grant or rule.
@@ -163,6 +167,11 @@ pub enum GrantKind {
     Reader {
         /// The reader's name.
         reader: String,
+    },
+    /// To use whatever a prompt could allow, or nothing: what automation has answered beforehand.
+    Automation {
+        /// Which of the two.
+        allowed: bool,
     },
     /// To use an application on elements that have no rules of their own.
     Applet {

@@ -5,7 +5,7 @@
 //! Every message that travels in a frame arrives as it was sent.
 
 use std::fmt::Debug;
-use std::time::Duration;
+use std::path::PathBuf;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -19,7 +19,9 @@ use token_traits::port::{
     PortRequest, ReaderId, ReaderInfo, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
 };
 use token_traits::wire::{MAX_FRAME_LENGTH, WireError};
-use token_traits::{Connection, ErrorKind, Frame, Origin, PortIdentity, TokenError};
+use token_traits::{
+    Connection, ErrorKind, Feature, Frame, Origin, PermissionState, PortIdentity, TokenError,
+};
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..2000)
@@ -53,6 +55,7 @@ fn request_body() -> impl Strategy<Value = RequestBody> {
     prop_oneof![
         Just(RequestBody::GetReaders),
         Just(RequestBody::WatchElements),
+        select(Feature::ALL.to_vec()).prop_map(RequestBody::QueryPermission),
         Just(RequestBody::Shutdown),
         any::<u32>().prop_map(|id| RequestBody::OpenSession(ReaderId(id))),
         any::<u32>().prop_map(|id| RequestBody::CloseSessions(ReaderId(id))),
@@ -83,6 +86,7 @@ fn request_body() -> impl Strategy<Value = RequestBody> {
 fn has_strategy(body: &RequestBody) -> bool {
     match body {
         RequestBody::GetReaders
+        | RequestBody::QueryPermission(_)
         | RequestBody::WatchElements
         | RequestBody::Shutdown
         | RequestBody::OpenSession(_)
@@ -155,6 +159,12 @@ fn reply_body() -> impl Strategy<Value = ReplyBody> {
         }),
         bytes().prop_map(ReplyBody::Response),
         Just(ReplyBody::Done),
+        select(vec![
+            PermissionState::Granted,
+            PermissionState::Denied,
+            PermissionState::Prompt,
+        ])
+        .prop_map(ReplyBody::Permission),
     ]
 }
 
@@ -179,7 +189,8 @@ fn message_has_strategy(message: &PortMessage) -> bool {
                 | ReplyBody::Session(_)
                 | ReplyBody::Channel(_)
                 | ReplyBody::Response(_)
-                | ReplyBody::Done,
+                | ReplyBody::Done
+                | ReplyBody::Permission(_),
             )
             | Err(_) => true,
         },
@@ -203,18 +214,16 @@ fn identity() -> impl Strategy<Value = PortIdentity> {
         any::<u64>(),
         any::<bool>(),
         connection,
-        any::<Option<Duration>>(),
+        vec(select(Feature::ALL.to_vec()), 0..5),
     )
         .prop_map(
-            |(origin, top_level_origin, webview, private, connection, since_user_input)| {
-                PortIdentity {
-                    origin,
-                    top_level_origin,
-                    webview,
-                    private,
-                    connection,
-                    since_user_input,
-                }
+            |(origin, top_level_origin, webview, private, connection, features)| PortIdentity {
+                origin,
+                top_level_origin,
+                webview,
+                private,
+                connection,
+                features: features.into_iter().collect(),
             },
         )
 }
@@ -279,10 +288,13 @@ proptest! {
     fn configurations(
         pcsc in any::<bool>(),
         virtual_card in option::of(".{0,40}"),
+        uicc_readers in vec(".{0,40}", 0..3),
+        store in option::of(".{0,40}"),
         device_rules in option::of(".{0,400}"),
         when_no_rules in option::of(prop_oneof![Just(WhenNoRules::Ask), Just(WhenNoRules::Deny)]),
     ) {
+        let store = store.map(PathBuf::from);
         let access = device_rules.map(|device_rules| AccessConfig { device_rules, when_no_rules });
-        round_trip(&BrokerConfig { pcsc, virtual_card, access })?;
+        round_trip(&BrokerConfig { pcsc, virtual_card, uicc_readers, access, store })?;
     }
 }

@@ -19,7 +19,9 @@ use token_traits::port::{
     ChannelId, ChannelType, Command, MAX_REQUESTS_IN_FLIGHT, PortMessage, PortRequest, ReaderId,
     ReaderInfo, ReplyBody, RequestBody, RequestId, SessionId,
 };
-use token_traits::{Connection, Feature, Frame, Origin, PortId, PortIdentity};
+use token_traits::{
+    Connection, Feature, FeatureSet, Frame, Origin, PermissionState, PortId, PortIdentity,
+};
 use token_workers::protocol::{
     self, Connected, MAX_READERS, Protocol, ReaderStatus, WorkerError, WorkerMessage, WorkerRequest,
 };
@@ -254,7 +256,7 @@ fn identity(slot: u8) -> PortIdentity {
         webview: slot.into(),
         private: false,
         connection,
-        since_user_input: None,
+        features: FeatureSet::ALL,
     }
 }
 
@@ -294,7 +296,9 @@ impl Rig {
         rig.input(Input::Configure(BrokerConfig {
             pcsc: options & 1 != 0,
             virtual_card: (options & 2 != 0).then(|| "default".into()),
+            uicc_readers: Vec::new(),
             access: Default::default(),
+            store: None,
         }));
         rig.set_grant(0, true);
         rig
@@ -432,11 +436,15 @@ impl Rig {
                 self.grants[usize::from(other)] = allowed;
             }
         }
-        self.input(Input::SetGrant {
+        self.input(Input::SetPermission {
             origin,
             top_level_origin,
             feature: Feature::SecureElement,
-            allowed,
+            state: if allowed {
+                PermissionState::Granted
+            } else {
+                PermissionState::Prompt
+            },
         });
     }
 
@@ -744,7 +752,8 @@ impl Rig {
                         !readers.is_empty()
                     }
                     Ok(ReplyBody::Session(_) | ReplyBody::Channel(_)) => true,
-                    Ok(ReplyBody::Response(_) | ReplyBody::Done) | Err(_) => false,
+                    Ok(ReplyBody::Response(_) | ReplyBody::Permission(_) | ReplyBody::Done)
+                    | Err(_) => false,
                 }
             }
             PortMessage::Element(reader) => {
@@ -827,6 +836,7 @@ fn time_limit(body: &RequestBody) -> Option<Duration> {
             Some(limit.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT))
         }
         RequestBody::GetReaders
+        | RequestBody::QueryPermission(_)
         | RequestBody::WatchElements
         | RequestBody::OpenSession(_)
         | RequestBody::Reset(_)

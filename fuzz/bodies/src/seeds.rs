@@ -6,7 +6,7 @@
 //! `cargo run -p fuzz_bodies --example write-seeds` puts them.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use secure_element::tlv::{self, Tag};
 use serde::Serialize;
@@ -19,7 +19,9 @@ use token_traits::prompt::{
     AuditEntry, GrantId, GrantInfo, GrantKind, Overview, PromptAnswer, PromptId, PromptReader,
     PromptRequest, Question,
 };
-use token_traits::{Connection, ErrorKind, Frame, Origin, PortId, PortIdentity, TokenError};
+use token_traits::{
+    Connection, ErrorKind, FeatureSet, Frame, Origin, PortId, PortIdentity, TokenError,
+};
 use token_workers::protocol::{
     self, Connected, Protocol, ReaderStatus, WorkerError, WorkerMessage, WorkerRequest,
 };
@@ -545,7 +547,9 @@ fn messages() -> Seeds {
             encoded(&BrokerConfig {
                 pcsc: true,
                 virtual_card: Some("default".into()),
+                uicc_readers: Vec::new(),
                 access: Default::default(),
+                store: None,
             })
         }),
         ("identity", {
@@ -555,7 +559,7 @@ fn messages() -> Seeds {
                 webview: 1,
                 private: false,
                 connection: Connection::TrustedHttps,
-                since_user_input: Some(Duration::from_secs(1)),
+                features: FeatureSet::ALL,
             })
         }),
         ("start-worker", {
@@ -611,6 +615,7 @@ fn messages() -> Seeds {
                     applet: Some(echo::AID.to_vec()),
                     decision: "channel opened".into(),
                 }],
+                problem: None,
             })
         }),
         ("port-opened", encoded(&FromBroker::PortOpened(PortId(1)))),

@@ -16,7 +16,9 @@ use servo_base::id::{BrowsingContextId, PipelineId, WebViewId};
 use servo_config::{opts, pref};
 use servo_constellation_traits::ServiceWorkerManagerFactory;
 use servo_url::ImmutableOrigin;
-use token_traits::{Connection, ErrorKind, Feature, Origin, PortIdentity, TokenError, TokenPort};
+use token_traits::{
+    Connection, ErrorKind, Feature, FeatureSet, Origin, PermissionState, PortIdentity, TokenError, TokenPort,
+};
 use webdriver::command::SetPermissionState;
 use webdriver::error::ErrorStatus;
 
@@ -139,11 +141,7 @@ where
                 .get(&pipeline.browsing_context_id)
                 .is_none_or(|browsing_context| browsing_context.is_private),
             connection,
-            since_user_input: self
-                .webviews
-                .get(&pipeline.webview_id)
-                .and_then(|webview| webview.last_user_input)
-                .map(|at| at.elapsed()),
+            features: FeatureSet::ALL,
         })
     }
 
@@ -168,8 +166,12 @@ where
             (None, _) => Err(ErrorStatus::UnsupportedOperation),
             (_, None) => Err(ErrorStatus::InvalidArgument),
             (Some(token_broker), Some((origin, top_level_origin))) => {
-                let allowed = matches!(state, SetPermissionState::Granted);
-                token_broker.set_grant(origin, top_level_origin, feature, allowed);
+                let state = match state {
+                    SetPermissionState::Granted => PermissionState::Granted,
+                    SetPermissionState::Denied => PermissionState::Denied,
+                    SetPermissionState::Prompt => PermissionState::Prompt,
+                };
+                token_broker.set_permission(origin, top_level_origin, feature, state);
                 Ok(())
             },
         };

@@ -259,6 +259,10 @@ fn what(kind: &GrantKind) -> String {
             "may use the reader “{}”",
             printable(reader, MAX_NAME_LENGTH)
         ),
+        GrantKind::Automation { allowed } => match allowed {
+            true => "may use every reader (set by automation)".to_owned(),
+            false => "may use no reader (set by automation)".to_owned(),
+        },
         GrantKind::Applet { applet, allowed } => {
             let verb = if *allowed { "may use" } else { "may not use" };
             match applet {

@@ -82,7 +82,7 @@ fn identity(origin: &str) -> PortIdentity {
         webview: 1,
         private: false,
         connection: Connection::TrustedHttps,
-        since_user_input: None,
+        features: token_traits::FeatureSet::ALL,
     }
 }
 
@@ -138,7 +138,9 @@ impl Rig {
         rig.input(Input::Configure(BrokerConfig {
             pcsc,
             virtual_card: Some(EMBEDDED.into()),
+            uicc_readers: vec![],
             access,
+            store: None,
         }));
         rig.grant(ORIGIN, true);
         rig
@@ -146,11 +148,15 @@ impl Rig {
 
     pub(super) fn grant(&mut self, origin: &str, allowed: bool) {
         let origin = Origin::new(origin).unwrap();
-        self.input(Input::SetGrant {
+        self.input(Input::SetPermission {
             origin: origin.clone(),
             top_level_origin: origin,
             feature: Feature::SecureElement,
-            allowed,
+            state: if allowed {
+                PermissionState::Granted
+            } else {
+                PermissionState::Prompt
+            },
         });
     }
 

@@ -17,7 +17,6 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use token_client::{ClientConfig, TokenClient};
-use token_traits::control::Feature;
 use token_traits::port::{
     ChannelId, ChannelType, Command, PortMessage, PortRequest, ReaderId, ReaderInfo, ReplyBody,
     RequestBody, RequestId, SessionId,
@@ -25,6 +24,7 @@ use token_traits::port::{
 use token_traits::{
     Connection, ErrorKind, Frame, Origin, PortId, PortIdentity, TokenBroker, TokenError, TokenPort,
 };
+use token_traits::{Feature, PermissionState};
 use virtual_card::applets::echo;
 
 pub const ORIGIN: &str = "https://bank.example";
@@ -52,7 +52,7 @@ pub fn identity(origin: &str) -> PortIdentity {
         webview: 1,
         private: false,
         connection: Connection::TrustedHttps,
-        since_user_input: None,
+        features: token_traits::FeatureSet::ALL,
     }
 }
 
@@ -69,7 +69,12 @@ impl Browser {
             access: Default::default(),
         });
         let origin = Origin::new(ORIGIN).expect("an origin");
-        client.set_grant(origin.clone(), origin, Feature::SecureElement, true);
+        client.set_permission(
+            origin.clone(),
+            origin,
+            Feature::SecureElement,
+            PermissionState::Granted,
+        );
         Self {
             client,
             binary,
