@@ -52,8 +52,8 @@ pub enum Question {
     UseApplet {
         /// The reader that the card is in.
         reader: String,
-        /// The DF name of the application as the card reports it, 1 to 16 bytes.
-        applet: Vec<u8>,
+        /// The DF name of the application as the card reports it, 1 to 16 bytes; `None` if the card does not name it.
+        applet: Option<Vec<u8>>,
     },
     /// The PIN of a token. Answered by [`PromptAnswer::Pin`].
     EnterPin {

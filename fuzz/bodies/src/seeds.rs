@@ -576,7 +576,7 @@ fn messages() -> Seeds {
         ("prompt-for-an-applet", {
             prompt(Question::UseApplet {
                 reader: "Reader".into(),
-                applet: echo::AID.to_vec(),
+                applet: Some(echo::AID.to_vec()),
             })
         }),
         ("prompt-for-a-pin", {
