@@ -10,7 +10,7 @@ mod common;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use common::*;
 use token_client::{ClientConfig, TokenClient};
@@ -50,12 +50,13 @@ fn token_processes_get_no_environment_but_what_they_need() {
     // The script needs a path for `tr`, which the shell has by default.
     fs::write(&script, text).expect("a script");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).expect("a script");
-    let client = TokenClient::new(ClientConfig {
-        broker_binary: script,
-        pcsc: false,
-        virtual_card: None,
-        access: Default::default(),
-    });
+    let client = TokenClient::new(
+        ClientConfig {
+            broker_binary: script,
+            ..nothing()
+        },
+        Arc::new(Nobody),
+    );
     let (sender, receiver) = mpsc::channel();
     client.open_port(
         identity(ORIGIN),

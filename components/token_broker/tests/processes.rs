@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -344,12 +345,13 @@ fn a_broker_that_cannot_be_started_is_an_error() {
     // It ends without a word.
     std::os::unix::fs::symlink("/bin/true", &silent).expect("a link");
     for binary in [missing, silent] {
-        let client = token_client::TokenClient::new(token_client::ClientConfig {
-            broker_binary: binary,
-            pcsc: false,
-            virtual_card: None,
-            access: Default::default(),
-        });
+        let client = token_client::TokenClient::new(
+            token_client::ClientConfig {
+                broker_binary: binary,
+                ..nothing()
+            },
+            Arc::new(Nobody),
+        );
         let (sender, receiver) = std::sync::mpsc::channel();
         client.open_port(
             identity(ORIGIN),
@@ -367,12 +369,13 @@ fn a_process_that_never_reports_is_given_up() {
     std::fs::write(&mute, "#!/bin/sh\nexec sleep 600\n").expect("a script");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&mute, mode).expect("a script");
-    let client = token_client::TokenClient::new(token_client::ClientConfig {
-        broker_binary: mute.clone(),
-        pcsc: false,
-        virtual_card: None,
-        access: Default::default(),
-    });
+    let client = token_client::TokenClient::new(
+        token_client::ClientConfig {
+            broker_binary: mute.clone(),
+            ..nothing()
+        },
+        Arc::new(Nobody),
+    );
     let (sender, receiver) = std::sync::mpsc::channel();
     client.open_port(
         identity(ORIGIN),

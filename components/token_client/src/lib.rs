@@ -2,14 +2,16 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! The main process's side of the token broker: starts and supervises the token processes, opens ports.
+//! The main process's side of the token broker: starts and supervises the token processes, opens ports, and lets prompts
+//! through to the user if the user has just done something.
 //!
-//! [`TokenClient`] is what the embedder gives the engine. Until the first port is asked for, it starts neither a
-//! process nor a thread.
+//! [`TokenClient`] is what the embedder gives the engine. Until the first port or overview is asked for, it starts
+//! neither a process nor a thread.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod activation;
 mod child;
 mod supervisor;
 
@@ -18,13 +20,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use token_traits::control::{AccessConfig, BrokerConfig};
+use token_traits::prompt::{GrantId, Overview, PromptHost};
 use token_traits::{
     ErrorKind, Feature, OpenPortCallback, Origin, PermissionState, PortId, PortIdentity,
     TokenBroker, TokenError,
 };
 
+use crate::activation::Activations;
 use crate::supervisor::Event;
 
 /// What to start.
@@ -34,10 +39,14 @@ pub struct ClientConfig {
     pub broker_binary: PathBuf,
     /// Whether PC/SC readers are used.
     pub pcsc: bool,
+    /// Readers, by the names that PC/SC gives them, whose cards are UICCs.
+    pub uicc_readers: Vec<String>,
     /// The profile of the embedded virtual card, if there is to be one.
     pub virtual_card: Option<String>,
     /// Whether access rules are enforced, and what applies to elements without rules of their own.
     pub access: Option<AccessConfig>,
+    /// The folder for grants and the audit log, which is there already. With `None` they end with the broker.
+    pub store: Option<PathBuf>,
 }
 
 impl ClientConfig {
@@ -45,12 +54,15 @@ impl ClientConfig {
         BrokerConfig {
             pcsc: self.pcsc,
             virtual_card: self.virtual_card.clone(),
-            uicc_readers: Vec::new(),
+            uicc_readers: self.uicc_readers.clone(),
             access: self.access.clone(),
-            store: None,
+            store: self.store.clone(),
         }
     }
 }
+
+/// Takes an overview, once, on any thread.
+pub type OverviewCallback = Box<dyn FnOnce(Overview) + Send>;
 
 /// An origin, its top-level origin, and what it is about.
 type Subject = (Origin, Origin, Feature);
@@ -63,17 +75,21 @@ type Permissions = Arc<Mutex<HashMap<Subject, PermissionState>>>;
 /// When this is dropped, and when the main process ends in whatever way, all token processes end.
 pub struct TokenClient {
     config: ClientConfig,
+    prompts: Arc<dyn PromptHost>,
     permissions: Permissions,
+    activations: Arc<Mutex<Activations>>,
     next_port: AtomicU64,
     supervisor: OnceLock<Option<Sender<Event>>>,
 }
 
 impl TokenClient {
-    /// Nothing is started yet.
-    pub fn new(config: ClientConfig) -> Arc<Self> {
+    /// Nothing is started yet. Whatever the broker asks the user goes to `prompts`.
+    pub fn new(config: ClientConfig, prompts: Arc<dyn PromptHost>) -> Arc<Self> {
         Arc::new(Self {
             config,
+            prompts,
             permissions: Permissions::default(),
+            activations: Arc::default(),
             next_port: AtomicU64::new(1),
             supervisor: OnceLock::new(),
         })
@@ -82,11 +98,38 @@ impl TokenClient {
     fn supervisor(&self) -> Option<&Sender<Event>> {
         self.supervisor
             .get_or_init(|| {
-                supervisor::start(self.config.clone(), self.permissions.clone())
-                    .inspect_err(|error| log::error!("cannot start the token supervisor: {error}"))
-                    .ok()
+                supervisor::start(
+                    self.config.clone(),
+                    self.prompts.clone(),
+                    self.permissions.clone(),
+                    self.activations.clone(),
+                )
+                .inspect_err(|error| log::error!("cannot start the token supervisor: {error}"))
+                .ok()
             })
             .as_ref()
+    }
+
+    /// Asks what there is for the page of tokens, and starts the broker if it does not run. A callback that is dropped
+    /// means that there is no answer within some seconds.
+    pub fn overview(&self, callback: OverviewCallback) {
+        if let Some(supervisor) = self.supervisor() {
+            // Without a supervisor there is no answer.
+            let _ = supervisor.send(Event::Overview(callback));
+        }
+    }
+
+    /// Ends a grant of the user's, or deletes a rule. What has ended already is no error.
+    pub fn revoke(&self, grant: GrantId) {
+        if let Some(supervisor) = self.supervisor() {
+            // Without a supervisor there is no broker, and the grant stays on the page of tokens.
+            let _ = supervisor.send(Event::Revoke(grant));
+        }
+    }
+
+    /// Another document takes the place of the one in a webview. What the user did in that one was not meant for the next.
+    pub fn document_left(&self, webview: u64) {
+        lock(&self.activations).forget(webview);
     }
 }
 
@@ -122,7 +165,9 @@ impl TokenBroker for TokenClient {
         }
     }
 
-    fn user_input(&self, _webview: u64) {}
+    fn user_input(&self, webview: u64) {
+        lock(&self.activations).note(webview, Instant::now());
+    }
 
     fn close_port(&self, port: PortId) {
         if let Some(Some(supervisor)) = self.supervisor.get() {

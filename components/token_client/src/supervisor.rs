@@ -10,21 +10,24 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{self, IpcSender};
 use token_traits::control::{
     BrokerHello, FromBroker, GOOD_LIFE, ToBroker, WorkerHello, WorkerId, WorkerKind, restart_pause,
 };
+use token_traits::prompt::{GrantId, Overview, PromptAnswer, PromptHost, PromptId, PromptRequest};
 use token_traits::wire::WIRE_VERSION;
 use token_traits::{
     ErrorKind, Frame, OpenPortCallback, PermissionState, PortId, PortIdentity, TokenError,
     TokenPort,
 };
 
+use crate::activation::Activations;
 use crate::child::{Child, ChildId};
-use crate::{ClientConfig, Permissions, Subject, lock};
+use crate::{ClientConfig, OverviewCallback, Permissions, Subject, lock};
 
 /// Most workers at a time: the virtual card, the monitor, PC/SC's 16 readers, and some that are being replaced.
 const MAX_WORKERS: usize = 32;
@@ -32,11 +35,23 @@ const MAX_WORKERS: usize = 32;
 /// Most ports at a time. Every document can have one, and each takes two file descriptors of the broker.
 pub(crate) const MAX_PORTS: usize = 512;
 
+/// How long the page of tokens waits for an overview.
+const OVERVIEW_LIMIT: Duration = Duration::from_secs(10);
+
+/// Most overviews that are waited for.
+const MAX_OVERVIEWS: usize = 16;
+
+/// Most grants to be revoked by a broker that does not run yet.
+const MAX_REVOCATIONS: usize = 64;
+
 /// Something that the supervisor has to deal with.
 pub(crate) enum Event {
     OpenPort(PortId, PortIdentity, OpenPortCallback),
     ClosePort(PortId),
     PermissionSet(Subject, PermissionState),
+    PromptAnswered(HostPromptId, PromptAnswer),
+    Overview(OverviewCallback),
+    Revoke(GrantId),
     Stop,
     BrokerReported(ChildId, Result<BrokerHello, String>),
     BrokerSent(ChildId, FromBroker),
@@ -44,12 +59,27 @@ pub(crate) enum Event {
     Ended(ChildId, io::Result<ExitStatus>),
 }
 
+/// A prompt as it is shown: the id that the prompt host knows it by, and which of its questions it is about. The broker's
+/// ids begin anew with each broker, these do not, so that a late answer reaches no other prompt than its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct HostPromptId {
+    id: PromptId,
+    question: u64,
+}
+
 /// Starts the thread.
-pub(crate) fn start(config: ClientConfig, permissions: Permissions) -> io::Result<Sender<Event>> {
+pub(crate) fn start(
+    config: ClientConfig,
+    prompts: Arc<dyn PromptHost>,
+    permissions: Permissions,
+    activations: Arc<Mutex<Activations>>,
+) -> io::Result<Sender<Event>> {
     let (sender, receiver) = mpsc::channel();
     let mut supervisor = Supervisor {
         config,
+        prompts,
         permissions,
+        activations,
         events: sender.clone(),
         next_child: 0,
         broker: Broker::Stopped,
@@ -57,6 +87,11 @@ pub(crate) fn start(config: ClientConfig, permissions: Permissions) -> io::Resul
         waiting: Vec::new(),
         opening: HashMap::new(),
         open: HashSet::new(),
+        shown: HashMap::new(),
+        next_prompt: 0,
+        overviews: HashMap::new(),
+        next_overview: 0,
+        revocations: Vec::new(),
         ends: 0,
         not_before: None,
     };
@@ -68,7 +103,9 @@ pub(crate) fn start(config: ClientConfig, permissions: Permissions) -> io::Resul
 
 struct Supervisor {
     config: ClientConfig,
+    prompts: Arc<dyn PromptHost>,
     permissions: Permissions,
+    activations: Arc<Mutex<Activations>>,
     events: Sender<Event>,
     next_child: u64,
     broker: Broker,
@@ -79,6 +116,14 @@ struct Supervisor {
     opening: HashMap<PortId, (Waiting, TokenPort)>,
     /// Ports that the running broker serves.
     open: HashSet<PortId>,
+    /// The running broker's prompts that were handed to the prompt host and not answered yet, by the broker's ids.
+    shown: HashMap<PromptId, ShownPrompt>,
+    next_prompt: u64,
+    /// The page of tokens waits for these.
+    overviews: HashMap<u64, PendingOverview>,
+    next_overview: u64,
+    /// For the broker that is to be started.
+    revocations: Vec<GrantId>,
     /// How often the broker has ended in a row.
     ends: u32,
     not_before: Option<Instant>,
@@ -88,6 +133,18 @@ struct Waiting {
     port: PortId,
     identity: PortIdentity,
     callback: OpenPortCallback,
+}
+
+struct ShownPrompt {
+    host_id: HostPromptId,
+    webview: u64,
+}
+
+struct PendingOverview {
+    callback: OverviewCallback,
+    until: Instant,
+    /// Whether the running broker was asked.
+    asked: bool,
 }
 
 enum Broker {
@@ -124,6 +181,7 @@ impl Supervisor {
         let unopened = self.opening.drain().map(|(_, (waiting, _))| waiting);
         self.waiting.extend(unopened);
         self.fail_waiting("the browser is closing");
+        self.withdraw_prompts();
     }
 
     fn handle(&mut self, event: Event) {
@@ -140,11 +198,19 @@ impl Supervisor {
                     identity,
                     callback,
                 });
-                self.open_waiting();
+                self.serve_waiting();
             }
             Event::ClosePort(port) => self.close_port(port),
             Event::PermissionSet(subject, state) => {
                 self.tell_broker(set_permission(subject, state));
+            }
+            Event::PromptAnswered(prompt, answer) => self.prompt_answered(prompt, answer),
+            Event::Overview(callback) => self.request_overview(callback),
+            Event::Revoke(grant) => {
+                if self.revocations.len() < MAX_REVOCATIONS {
+                    self.revocations.push(grant);
+                }
+                self.serve_waiting();
             }
             Event::Stop => {}
             Event::BrokerReported(child, hello) => self.broker_reported(child, hello),
@@ -163,14 +229,15 @@ impl Supervisor {
     fn deadline(&self) -> Option<Instant> {
         let broker = match &self.broker {
             Broker::Starting(child) => child.deadline(),
-            Broker::Stopped if !self.waiting.is_empty() => self.not_before,
+            Broker::Stopped if self.has_waiting() => self.not_before,
             Broker::Stopped | Broker::Running { .. } => None,
         };
+        let overviews = self.overviews.values().map(|overview| overview.until);
         let workers = self
             .workers
             .values()
             .filter_map(|worker| worker.child.deadline());
-        broker.into_iter().chain(workers).min()
+        broker.into_iter().chain(workers).chain(overviews).min()
     }
 
     fn check_deadlines(&mut self) {
@@ -190,7 +257,9 @@ impl Supervisor {
         for worker in late {
             self.worker_ended(worker, "it did not report in time");
         }
-        self.open_waiting();
+        // A callback that is dropped means that there is no answer.
+        self.overviews.retain(|_, overview| overview.until > now);
+        self.serve_waiting();
     }
 
     fn next_child(&mut self) -> ChildId {
@@ -213,9 +282,16 @@ impl Supervisor {
 
     // The broker.
 
-    /// Opens the ports that wait, or starts a broker for them.
-    fn open_waiting(&mut self) {
-        if self.waiting.is_empty() {
+    /// Whether there is something to do for a broker.
+    fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+            || !self.revocations.is_empty()
+            || self.overviews.values().any(|overview| !overview.asked)
+    }
+
+    /// Does what waits for a broker, or starts one for it.
+    fn serve_waiting(&mut self) {
+        if !self.has_waiting() {
             return;
         }
         match &self.broker {
@@ -226,6 +302,10 @@ impl Supervisor {
                 for waiting in std::mem::take(&mut self.waiting) {
                     self.open_port(waiting);
                 }
+                for grant in std::mem::take(&mut self.revocations) {
+                    self.tell_broker(ToBroker::Revoke(grant));
+                }
+                self.ask_for_overviews();
             }
         }
     }
@@ -359,6 +439,95 @@ impl Supervisor {
         }
     }
 
+    // Prompts.
+
+    /// Shows a prompt of the broker's if the user has just done something there.
+    fn show_prompt(&mut self, mut request: PromptRequest) {
+        let id = request.id;
+        self.next_prompt += 1;
+        let question = self.next_prompt;
+        let host_id = match self.shown.get(&id) {
+            // It takes the place of one that the user sees already.
+            Some(shown) if shown.webview == request.webview => shown.host_id.id,
+            Some(_) => return log::error!("the broker moved a prompt to another tab"),
+            None => {
+                if !lock(&self.activations).consume(request.webview, Instant::now()) {
+                    let answer = PromptAnswer::NotAsked;
+                    return self.tell_broker(ToBroker::PromptAnswered { prompt: id, answer });
+                }
+                PromptId(question)
+            }
+        };
+        let host_id = HostPromptId {
+            id: host_id,
+            question,
+        };
+        let webview = request.webview;
+        self.shown.insert(id, ShownPrompt { host_id, webview });
+        request.id = host_id.id;
+        let events = self.events.clone();
+        let callback = move |answer| {
+            // Without a supervisor nobody needs to know.
+            let _ = events.send(Event::PromptAnswered(host_id, answer));
+        };
+        self.prompts.show(request, Box::new(callback));
+    }
+
+    fn prompt_answered(&mut self, prompt: HostPromptId, answer: PromptAnswer) {
+        let shown = self
+            .shown
+            .extract_if(|_, shown| shown.host_id == prompt)
+            .next();
+        // A question that was replaced, or one of a broker that has ended.
+        let Some((prompt, ShownPrompt { webview, .. })) = shown else {
+            return;
+        };
+        if !matches!(answer, PromptAnswer::Refused | PromptAnswer::NotAsked) {
+            lock(&self.activations).note(webview, Instant::now());
+        }
+        self.tell_broker(ToBroker::PromptAnswered { prompt, answer });
+    }
+
+    fn withdraw_prompts(&mut self) {
+        for (_, shown) in self.shown.drain() {
+            self.prompts.withdraw(shown.host_id.id);
+        }
+    }
+
+    // The page of tokens.
+
+    fn request_overview(&mut self, callback: OverviewCallback) {
+        if self.overviews.len() >= MAX_OVERVIEWS {
+            return;
+        }
+        self.next_overview += 1;
+        let overview = PendingOverview {
+            callback,
+            until: Instant::now() + OVERVIEW_LIMIT,
+            asked: false,
+        };
+        self.overviews.insert(self.next_overview, overview);
+        self.serve_waiting();
+    }
+
+    fn ask_for_overviews(&mut self) {
+        let mut ids: Vec<u64> = Vec::new();
+        for (id, overview) in &mut self.overviews {
+            if !std::mem::replace(&mut overview.asked, true) {
+                ids.push(*id);
+            }
+        }
+        for id in ids {
+            self.tell_broker(ToBroker::GetOverview { id });
+        }
+    }
+
+    fn overview_arrived(&mut self, id: u64, overview: Overview) {
+        if let Some(pending) = self.overviews.remove(&id) {
+            (pending.callback)(overview);
+        }
+    }
+
     /// Makes an end of the broker and of everything that it needed. Its ports have closed with it.
     fn broker_ended(&mut self, reason: &str) {
         log::warn!("the token broker ended: {reason}");
@@ -373,6 +542,8 @@ impl Supervisor {
         };
         self.workers.clear();
         self.open.clear();
+        self.withdraw_prompts();
+        self.overviews.retain(|_, overview| !overview.asked);
         // The next one serves the ports that this one did not come to.
         let unopened = self.opening.drain().map(|(_, (waiting, _))| waiting);
         self.waiting.extend(unopened);
@@ -380,6 +551,8 @@ impl Supervisor {
         self.not_before = Some(Instant::now() + restart_pause(self.ends));
         if !started {
             self.fail_waiting("the token broker cannot be started");
+            self.overviews.clear();
+            self.revocations.clear();
         }
     }
 
@@ -413,10 +586,17 @@ impl Supervisor {
             FromBroker::PortClosed(port) => {
                 self.open.remove(&port);
             }
-            FromBroker::Prompt(_)
-            | FromBroker::WithdrawPrompt(_)
-            | FromBroker::CheckActivation { .. }
-            | FromBroker::Overview { .. } => {}
+            FromBroker::CheckActivation { prompt, webview } => {
+                let is_active = lock(&self.activations).is_active(webview, Instant::now());
+                self.tell_broker(ToBroker::Activation { prompt, is_active });
+            }
+            FromBroker::Prompt(request) => self.show_prompt(request),
+            FromBroker::WithdrawPrompt(prompt) => {
+                if let Some(shown) = self.shown.remove(&prompt) {
+                    self.prompts.withdraw(shown.host_id.id);
+                }
+            }
+            FromBroker::Overview { id, overview } => self.overview_arrived(id, overview),
         }
     }
 
@@ -534,5 +714,378 @@ fn describe(status: io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::sync::OnceLock;
+
+    use ipc_channel::ipc::IpcReceiver;
+    use tempfile::TempDir;
+    use token_traits::Origin;
+    use token_traits::prompt::{AnswerCallback, Question};
+
+    use super::*;
+
+    /// Whatever should happen happens by then.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const TAB: u64 = 7;
+    const YES: PromptAnswer = PromptAnswer::Allowed { remember: false };
+
+    /// A program that does nothing, in place of the broker's: the test plays the broker.
+    fn idle_program() -> PathBuf {
+        // Made once: a program that is being written cannot be started, and a fork in another thread keeps it open.
+        static PROGRAM: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+        let (_, path) = PROGRAM.get_or_init(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("idle");
+            std::fs::write(&path, "#!/bin/sh\nexec sleep 600\n").unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+            (directory, path)
+        });
+        path.clone()
+    }
+
+    enum Shown {
+        Prompt(PromptRequest, AnswerCallback),
+        Withdrawn(PromptId),
+    }
+
+    struct Host(Mutex<Sender<Shown>>);
+
+    impl PromptHost for Host {
+        fn show(&self, request: PromptRequest, answer: AnswerCallback) {
+            // The test has ended.
+            let _ = lock(&self.0).send(Shown::Prompt(request, answer));
+        }
+
+        fn withdraw(&self, id: PromptId) {
+            let _ = lock(&self.0).send(Shown::Withdrawn(id));
+        }
+    }
+
+    /// The broker's ends of its channels.
+    struct FakeBroker {
+        child: ChildId,
+        inbox: IpcReceiver<ToBroker>,
+        outbox: IpcSender<FromBroker>,
+        _lifeline: IpcReceiver<()>,
+    }
+
+    impl FakeBroker {
+        fn next(&self) -> ToBroker {
+            self.inbox.try_recv_timeout(PATIENCE).expect("a message")
+        }
+
+        fn send(&self, message: FromBroker) {
+            self.outbox.send(message).unwrap();
+        }
+
+        fn ask(&self, id: u64, webview: u64) {
+            let origin = Origin::new("https://bank.example").unwrap();
+            self.send(FromBroker::Prompt(PromptRequest {
+                id: PromptId(id),
+                webview,
+                origin: origin.clone(),
+                top_level_origin: origin,
+                question: Question::ChooseReader {
+                    readers: Vec::new(),
+                },
+            }));
+        }
+
+        /// The next message must be an answer to a prompt.
+        fn answer(&self) -> (u64, PromptAnswer) {
+            match self.next() {
+                ToBroker::PromptAnswered { prompt, answer } => (prompt.0, answer),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn is_active(&self, webview: u64) -> bool {
+            self.send(FromBroker::CheckActivation {
+                prompt: PromptId(99),
+                webview,
+            });
+            match self.next() {
+                ToBroker::Activation {
+                    prompt: PromptId(99),
+                    is_active,
+                } => is_active,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    struct Rig {
+        events: Sender<Event>,
+        activations: Arc<Mutex<Activations>>,
+        shown: Receiver<Shown>,
+        brokers: u64,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let (sender, shown) = mpsc::channel();
+            let activations = Arc::<Mutex<Activations>>::default();
+            let config = ClientConfig {
+                broker_binary: idle_program(),
+                pcsc: false,
+                uicc_readers: vec!["SIM reader".into()],
+                virtual_card: None,
+                access: None,
+                store: Some("/somewhere".into()),
+            };
+            let host = Arc::new(Host(Mutex::new(sender)));
+            let permissions = Permissions::default();
+            Self {
+                events: start(config, host, permissions, activations.clone()).unwrap(),
+                activations,
+                shown,
+                brokers: 0,
+            }
+        }
+
+        /// A broker reports, after something has made the supervisor start one.
+        fn broker(&mut self) -> FakeBroker {
+            self.brokers += 1;
+            let (to_child, inbox) = ipc::channel().unwrap();
+            let (outbox, from_child) = ipc::channel().unwrap();
+            let (lifeline, _lifeline) = ipc::channel().unwrap();
+            let child = ChildId(self.brokers);
+            let hello = BrokerHello {
+                version: WIRE_VERSION,
+                to_child,
+                from_child,
+                lifeline,
+            };
+            self.send(Event::BrokerReported(child, Ok(hello)));
+            let broker = FakeBroker {
+                child,
+                inbox,
+                outbox,
+                _lifeline,
+            };
+            match broker.next() {
+                ToBroker::Configure(config) => {
+                    assert_eq!(config.store, Some("/somewhere".into()));
+                    assert_eq!(config.uicc_readers, ["SIM reader"]);
+                }
+                other => panic!("{other:?}"),
+            }
+            broker
+        }
+
+        /// A broker that runs because somebody wanted an overview, which has come.
+        fn running_broker(&mut self) -> FakeBroker {
+            let overview = self.request_overview();
+            let broker = self.broker();
+            match broker.next() {
+                ToBroker::GetOverview { id } => broker.send(FromBroker::Overview {
+                    id,
+                    overview: Overview::default(),
+                }),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(overview.recv_timeout(PATIENCE), Ok(Overview::default()));
+            broker
+        }
+
+        fn send(&self, event: Event) {
+            self.events.send(event).ok().unwrap();
+        }
+
+        fn request_overview(&self) -> Receiver<Overview> {
+            let (sender, receiver) = mpsc::channel();
+            self.send(Event::Overview(Box::new(move |overview| {
+                let _ = sender.send(overview);
+            })));
+            receiver
+        }
+
+        fn click(&self, webview: u64) {
+            lock(&self.activations).note(webview, Instant::now());
+        }
+
+        fn prompt(&self) -> (PromptId, AnswerCallback) {
+            match self.shown.recv_timeout(PATIENCE) {
+                Ok(Shown::Prompt(request, answer)) => {
+                    assert_eq!(request.webview, TAB);
+                    (request.id, answer)
+                }
+                Ok(Shown::Withdrawn(id)) => panic!("{id:?} was withdrawn"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+
+        fn withdrawn(&self) -> PromptId {
+            match self.shown.recv_timeout(PATIENCE) {
+                Ok(Shown::Withdrawn(id)) => id,
+                Ok(Shown::Prompt(..)) => panic!("a prompt was shown"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+
+        fn end(&self, broker: &FakeBroker) {
+            let error = io::Error::other("the test ended it");
+            self.send(Event::Ended(broker.child, Err(error)));
+        }
+    }
+
+    impl Drop for Rig {
+        fn drop(&mut self) {
+            let _ = self.events.send(Event::Stop);
+        }
+    }
+
+    #[test]
+    fn a_prompt_needs_what_the_user_has_just_done() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        rig.click(TAB + 1);
+        broker.ask(1, TAB);
+        assert_eq!(broker.answer(), (1, PromptAnswer::NotAsked));
+        rig.click(TAB);
+        broker.ask(2, TAB);
+        let (_, refuse) = rig.prompt();
+        // The one that is shown has used it up.
+        broker.ask(3, TAB);
+        assert_eq!(broker.answer(), (3, PromptAnswer::NotAsked));
+        refuse(PromptAnswer::Refused);
+        assert_eq!(broker.answer(), (2, PromptAnswer::Refused));
+        broker.ask(4, TAB);
+        assert_eq!(broker.answer(), (4, PromptAnswer::NotAsked));
+        assert!(rig.shown.try_recv().is_err());
+    }
+
+    #[test]
+    fn allowing_counts_as_something_that_the_user_has_done() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        rig.click(TAB);
+        broker.ask(1, TAB);
+        let (_, allow) = rig.prompt();
+        assert!(!broker.is_active(TAB));
+        allow(YES);
+        assert_eq!(broker.answer(), (1, YES));
+        assert!(broker.is_active(TAB) && !broker.is_active(TAB + 1));
+        assert!(broker.is_active(TAB), "a question uses nothing up");
+        broker.ask(2, TAB);
+        let (_id, _answer) = rig.prompt();
+    }
+
+    #[test]
+    fn a_prompt_changes_while_it_is_shown() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        rig.click(TAB);
+        broker.ask(1, TAB);
+        let (first_id, first) = rig.prompt();
+        broker.ask(1, TAB);
+        let (second_id, second) = rig.prompt();
+        assert_eq!(first_id, second_id);
+        // The question that this answers is not there any more.
+        first(YES);
+        // Another tab's prompt is not one's own to change.
+        broker.ask(1, TAB + 1);
+        second(PromptAnswer::Refused);
+        assert_eq!(broker.answer(), (1, PromptAnswer::Refused));
+        assert!(rig.shown.try_recv().is_err());
+        // Answered, it is not shown any more.
+        broker.ask(1, TAB);
+        assert_eq!(broker.answer(), (1, PromptAnswer::NotAsked));
+    }
+
+    #[test]
+    fn a_prompt_that_was_withdrawn_is_not_answered() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        rig.click(TAB);
+        broker.ask(1, TAB);
+        let (id, answer) = rig.prompt();
+        broker.send(FromBroker::WithdrawPrompt(PromptId(1)));
+        assert_eq!(rig.withdrawn(), id);
+        answer(YES);
+        assert!(!broker.is_active(TAB), "nor has the user done anything");
+    }
+
+    #[test]
+    fn answers_do_not_reach_the_prompts_of_the_next_broker() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        rig.click(TAB);
+        broker.ask(1, TAB);
+        let (old_id, old_answer) = rig.prompt();
+        rig.end(&broker);
+        assert_eq!(rig.withdrawn(), old_id);
+
+        let broker = rig.running_broker();
+        rig.click(TAB);
+        broker.ask(1, TAB);
+        let (new_id, new_answer) = rig.prompt();
+        assert_ne!(old_id, new_id);
+        old_answer(YES);
+        assert!(!broker.is_active(TAB));
+        new_answer(PromptAnswer::Refused);
+        assert_eq!(broker.answer(), (1, PromptAnswer::Refused));
+    }
+
+    #[test]
+    fn prompts_end_with_the_client() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        rig.click(TAB);
+        broker.ask(1, TAB);
+        let (id, _answer) = rig.prompt();
+        rig.send(Event::Stop);
+        assert_eq!(rig.withdrawn(), id);
+    }
+
+    #[test]
+    fn grants_are_revoked_by_the_next_broker_before_it_is_asked_what_there_is() {
+        let mut rig = Rig::new();
+        rig.send(Event::Revoke(GrantId(5)));
+        let overview = rig.request_overview();
+        let broker = rig.broker();
+        assert!(matches!(broker.next(), ToBroker::Revoke(GrantId(5))));
+        assert!(matches!(broker.next(), ToBroker::GetOverview { .. }));
+        // Who was asked and ends gives no answer.
+        rig.end(&broker);
+        assert_eq!(
+            overview.recv_timeout(PATIENCE),
+            Err(RecvTimeoutError::Disconnected)
+        );
+        let broker = rig.running_broker();
+        rig.send(Event::Revoke(GrantId(6)));
+        assert!(matches!(broker.next(), ToBroker::Revoke(GrantId(6))));
+    }
+
+    #[test]
+    fn an_overview_that_does_not_come_is_given_up() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        let begun = Instant::now();
+        let overviews: Vec<_> = (0..MAX_OVERVIEWS + 1)
+            .map(|_| rig.request_overview())
+            .collect();
+        let gone = |overview: &Receiver<Overview>| {
+            overview.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected)
+        };
+        assert!(gone(&overviews[MAX_OVERVIEWS]), "it is one too many");
+        assert!(begun.elapsed() < OVERVIEW_LIMIT);
+        assert!(overviews.iter().all(gone));
+        assert!(begun.elapsed() >= OVERVIEW_LIMIT);
+        // What comes late is nobody's.
+        match broker.next() {
+            ToBroker::GetOverview { id } => broker.send(FromBroker::Overview {
+                id,
+                overview: Overview::default(),
+            }),
+            other => panic!("{other:?}"),
+        }
+        assert!(rig.request_overview().try_recv().is_err());
     }
 }

@@ -124,6 +124,19 @@ impl fmt::Debug for Pin {
     }
 }
 
+/// Takes the answer to a prompt, once, on any thread.
+pub type AnswerCallback = Box<dyn FnOnce(PromptAnswer) + Send>;
+
+/// Whoever shows prompts to the user. Both methods may be called on any thread, and neither blocks.
+pub trait PromptHost: Send + Sync {
+    /// Shows a prompt as soon as its tab is in sight. `answer` is called once, whatever happens; with
+    /// [`PromptAnswer::Refused`] when there is nobody to ask. A prompt whose id is there already takes that one's place:
+    /// what was chosen there is forgotten, and its callback is called with [`PromptAnswer::Refused`].
+    fn show(&self, request: PromptRequest, answer: AnswerCallback);
+    /// The answer is not needed any more. A prompt that is not there is no error.
+    fn withdraw(&self, id: PromptId);
+}
+
 /// What the page of tokens shows.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Overview {

@@ -21,6 +21,7 @@ use token_traits::port::{
     ChannelId, ChannelType, Command, PortMessage, PortRequest, ReaderId, ReaderInfo, ReplyBody,
     RequestBody, RequestId, SessionId,
 };
+use token_traits::prompt::{AnswerCallback, PromptAnswer, PromptHost, PromptId, PromptRequest};
 use token_traits::{
     Connection, ErrorKind, Frame, Origin, PortId, PortIdentity, TokenBroker, TokenError, TokenPort,
 };
@@ -44,6 +45,29 @@ pub struct Browser {
     _directory: TempDir,
 }
 
+/// A configuration that starts nothing.
+pub fn nothing() -> ClientConfig {
+    ClientConfig {
+        broker_binary: PathBuf::new(),
+        pcsc: false,
+        uicc_readers: Vec::new(),
+        virtual_card: None,
+        access: None,
+        store: None,
+    }
+}
+
+/// There is nobody to ask.
+pub struct Nobody;
+
+impl PromptHost for Nobody {
+    fn show(&self, _request: PromptRequest, answer: AnswerCallback) {
+        answer(PromptAnswer::Refused);
+    }
+
+    fn withdraw(&self, _id: PromptId) {}
+}
+
 pub fn identity(origin: &str) -> PortIdentity {
     let origin = Origin::new(origin).expect("an origin");
     PortIdentity {
@@ -62,12 +86,13 @@ impl Browser {
         let directory = tempfile::tempdir().expect("a directory");
         let binary = directory.path().join("token-broker");
         symlink(env!("CARGO_BIN_EXE_token-broker"), &binary).expect("a link");
-        let client = TokenClient::new(ClientConfig {
+        let config = ClientConfig {
             broker_binary: binary.clone(),
             pcsc,
             virtual_card: Some("default".into()),
-            access: Default::default(),
-        });
+            ..nothing()
+        };
+        let client = TokenClient::new(config, Arc::new(Nobody));
         let origin = Origin::new(ORIGIN).expect("an origin");
         client.set_permission(
             origin.clone(),
