@@ -142,7 +142,7 @@ fn rules_of_the_device_decide_where_the_card_has_none() {
         "[[rule]]\norigin = \"*\"\naid = \"F0534552564F0101\"\napdu = \"always\"\n",
     )
     .unwrap();
-    let browser = start(&embedded("default", &format!("rules = {rules:?}")));
+    let browser = start(&embedded("no-rules", &format!("rules = {rules:?}")));
     assert_eq!(attempt(&browser, &echo::AID, "00100000010700"), "079000");
     assert_eq!(
         attempt(&browser, &echo::SECOND_AID, "00100000010700"),
@@ -151,7 +151,7 @@ fn rules_of_the_device_decide_where_the_card_has_none() {
     // A test has one browser at a time.
     drop(browser);
     // Nobody may use an embedded element without rules.
-    let browser = start(&embedded("default", ""));
+    let browser = start(&embedded("no-rules", ""));
     assert_eq!(
         attempt(&browser, &echo::AID, "00100000010700"),
         "SESecurityException"

@@ -140,7 +140,7 @@ pub struct Rigged {
 pub enum RiggedCommand {
     /// MANAGE CHANNEL, open.
     Open,
-    /// SELECT by DF name.
+    /// SELECT by DF name, but for that of the ARA-M.
     Select,
     /// MANAGE CHANNEL, close.
     Close,

@@ -23,7 +23,7 @@ pub mod vpcd;
 
 pub use applet::{Applet, Fault, Outcome, Parts, Rigged, RiggedCommand, Selection};
 pub use card::VirtualCard;
-pub use profile::{Profile, UnknownProfile};
+pub use profile::{AccessRules, Profile, UnknownProfile};
 
 /// The longest that a card keeps a caller waiting. A test that wants a card that hangs for ever
 /// has long ended by then, and a forgotten one does not stay for ever.

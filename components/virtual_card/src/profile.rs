@@ -16,21 +16,32 @@ pub struct Profile {
     pub supplementary_channels: u8,
     /// Whether commands may have lengths of two bytes. With T=0 they come in envelopes.
     pub extended_length: bool,
-    /// Whether an access rule application is on the card. Almost no card has one.
-    pub access_rules: bool,
+    /// Which access rules are on the card.
+    pub access_rules: AccessRules,
+}
+
+/// Which access rules are on a card.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AccessRules {
+    /// None, and no application for any, as on almost every card.
+    None,
+    /// An ARA-M that allows everybody everything. Without one, an embedded element is closed.
+    ForEverybody,
+    /// An ARA-M with a few rules: [`crate::applets::ara_m::AraM::sample`].
+    Sample,
 }
 
 const DEFAULT: Profile = Profile {
-    description: "T=1, 19 supplementary channels, extended lengths, no access rules",
+    description: "T=1, 19 supplementary channels, extended lengths, an ARA-M that allows everybody everything",
     protocol: Protocol::T1,
     supplementary_channels: 19,
     extended_length: true,
-    access_rules: false,
+    access_rules: AccessRules::ForEverybody,
 };
 
 impl Profile {
     /// The profiles that have a name, as configurations give it.
-    pub const NAMED: [(&'static str, Self); 6] = [
+    pub const NAMED: [(&'static str, Self); 7] = [
         ("default", DEFAULT),
         (
             "t0",
@@ -68,7 +79,15 @@ impl Profile {
             "ara-m",
             Self {
                 description: "like default, with a few access rules in an ARA-M",
-                access_rules: true,
+                access_rules: AccessRules::Sample,
+                ..DEFAULT
+            },
+        ),
+        (
+            "no-rules",
+            Self {
+                description: "like default, but without an ARA-M, as almost every card",
+                access_rules: AccessRules::None,
                 ..DEFAULT
             },
         ),

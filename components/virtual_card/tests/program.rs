@@ -130,14 +130,14 @@ fn rules_come_from_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rules");
     fs::write(&path, "E2 03 # not a rule\n 01 02 03").unwrap();
-    for profile in ["default", "ara-m"] {
+    for profile in ["default", "ara-m", "no-rules"] {
         let arguments = ["--profile", profile, "--ara-m", path.to_str().unwrap()];
         let mut driver = Driver::start(&arguments);
         assert_eq!(driver.select(&ara_m::AID), [0x90, 0]);
         let all = driver.transmit(&[0x80, 0xCA, 0xFF, 0x40, 0]);
         assert_eq!(all, [0xFF, 0x40, 5, 0xE2, 3, 1, 2, 3, 0x90, 0]);
     }
-    let mut driver = Driver::start(&[]);
+    let mut driver = Driver::start(&["--profile", "no-rules"]);
     assert_eq!(driver.select(&ara_m::AID), [0x6A, 0x82]);
 }
 

@@ -32,7 +32,7 @@ fn rig_with_rules(rules: AraM) -> Rig {
 }
 
 fn rig_without_rules(access: AccessConfig) -> Rig {
-    Rig::with_card(Some(access), VirtualCard::from_profile("default").unwrap())
+    Rig::with_card(Some(access), VirtualCard::from_profile("no-rules").unwrap())
 }
 
 impl Rig {

@@ -71,6 +71,9 @@ const COMMAND_STORE_REF_AR_DO: Tag = Tag(0xF0);
 const COMMAND_DELETE: Tag = Tag(0xF1);
 const COMMAND_UPDATE_REFRESH_TAG: Tag = Tag(0xF2);
 
+/// The value of an APDU-AR-DO that allows every command.
+const ALWAYS: [u8; 1] = [0x01];
+
 const RULE_REPLACED: StatusWord = StatusWord(0x6381);
 const RULES_CHANGED: StatusWord = StatusWord(0x6984);
 const INCORRECT_DATA: StatusWord = StatusWord(0x6A80);
@@ -151,6 +154,11 @@ impl AraM {
         })
     }
 
+    /// The one of most profiles: every origin may use every application, with every command.
+    pub fn for_everybody() -> Self {
+        Self::with_rules(rule(Some(&[]), &[], &ALWAYS))
+    }
+
     /// The one of the profile `ara-m`, with a rule of each kind:
     ///
     /// - every origin may use the first echo application and the first one for conformance;
@@ -170,7 +178,6 @@ impl AraM {
         // Header 00 10 or 80 10, mask 7F FF: any parameters.
         const ECHO_ONLY: [u8; 8] = [0x00, echo::INS_ECHO, 0, 0, 0x7F, 0xFF, 0, 0];
         const NEVER: [u8; 1] = [0x00];
-        const ALWAYS: [u8; 1] = [0x01];
         let rules = [
             rule(Some(&echo::AID), &[], &ALWAYS),
             rule(Some(&conformance::AID), &[], &ALWAYS),

@@ -28,7 +28,7 @@ pub mod pin;
 use secure_element::channel::Aid;
 use secure_element::class_byte::without_channel;
 
-use crate::Applet;
+use crate::{AccessRules, Applet};
 
 /// What is selected by default.
 pub(crate) fn default() -> Box<dyn Applet> {
@@ -36,7 +36,7 @@ pub(crate) fn default() -> Box<dyn Applet> {
 }
 
 /// Everything else, in the order in which partial AIDs find it.
-pub(crate) fn others(access_rules: bool) -> Vec<Box<dyn Applet>> {
+pub(crate) fn others(access_rules: AccessRules) -> Vec<Box<dyn Applet>> {
     let mut applets: Vec<Box<dyn Applet>> = Vec::new();
     for echo in echo::Echo::all() {
         applets.push(Box::new(echo));
@@ -47,8 +47,10 @@ pub(crate) fn others(access_rules: bool) -> Vec<Box<dyn Applet>> {
     for conformance in conformance::Conformance::all() {
         applets.push(Box::new(conformance));
     }
-    if access_rules {
-        applets.push(Box::new(ara_m::AraM::sample()));
+    match access_rules {
+        AccessRules::None => {}
+        AccessRules::ForEverybody => applets.push(Box::new(ara_m::AraM::for_everybody())),
+        AccessRules::Sample => applets.push(Box::new(ara_m::AraM::sample())),
     }
     applets
 }

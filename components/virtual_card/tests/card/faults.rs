@@ -9,7 +9,7 @@ use secure_element::channel::{
 };
 use secure_element::exchange::{ExchangeError, Kind, run};
 use virtual_card::Card;
-use virtual_card::applets::{conformance, echo};
+use virtual_card::applets::{ara_m, conformance, echo};
 
 use super::{BASIC, Client, Opened, channel, issuer, name, ok, status};
 
@@ -190,6 +190,10 @@ fn selecting_can_be_answered_with_anything() {
             let answer = client.send(opened, [0, 0xF4, 0, 7], &[], Some(1));
             assert_eq!(answer, expected, "{profile}");
         }
+        // The access rules are asked for first, and that is not what such a test is about.
+        prepare(&mut client, echo::FAULT_NEXT_SELECT, 0, &[0x69, 0x85]);
+        assert_eq!(name(&client.select(&ara_m::AID, opened)), ara_m::AID);
+        assert_eq!(client.select(&echo::AID, opened), status(0x6985));
     }
 }
 

@@ -26,12 +26,13 @@ const AIDS: [&[u8]; 12] = [
     &ara_m::AID,
     &[0xF0],
 ];
-const PROFILES: [&str; 5] = [
+const PROFILES: [&str; 6] = [
     "default",
     "t0",
     "four-channels",
     "basic-channel-only",
     "ara-m",
+    "no-rules",
 ];
 
 /// What the applications know, and what they do not. Neither waits nor fails, because it is told to.
