@@ -13,6 +13,7 @@
 //! - [`channel`]: opening and closing logical channels, selecting applications;
 //! - [`exchange`]: one command over T=0 or T=1, GET RESPONSE and re-issue included;
 //! - [`tlv`] and [`fci`]: BER-TLV and the answer to SELECT;
+//! - [`origin`]: applications that tell web origins apart;
 //! - [`atr`]: the answer to reset;
 //! - [`access`]: access rules: reading them from a card, and deciding by them.
 
@@ -25,4 +26,5 @@ pub mod channel;
 pub mod class_byte;
 pub mod exchange;
 pub mod fci;
+pub mod origin;
 pub mod tlv;

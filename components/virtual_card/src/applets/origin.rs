@@ -10,7 +10,8 @@
 //! cannot be repeated before the next SELECT. From then on the application serves that origin on
 //! that channel, and takes no personalisation there. Whoever lets a page use the channel must have
 //! presented the page's origin before that, and so nothing that the page sends can change it.
-//! Without a presented origin nothing is given away.
+//! Without a presented origin nothing is given away. That it wants to be told, the application says
+//! in its file control information: [`secure_element::origin`].
 //!
 //! There are [`SLOTS`] slots; in each is an origin and a secret of 16 bytes. They outlive a reset.
 //!
@@ -32,6 +33,7 @@ use std::collections::BTreeMap;
 use secure_element::apdu::{CommandApdu, ResponseApdu, StatusWord};
 use secure_element::channel::Aid;
 use secure_element::class_byte::ChannelNumber;
+use secure_element::{origin, tlv};
 
 use super::{aid, is_plain_class};
 use crate::{Applet, Outcome, Selection};
@@ -40,7 +42,7 @@ use crate::{Applet, Outcome, Selection};
 pub const AID: [u8; 8] = [0xF0, b'S', b'E', b'R', b'V', b'O', 0x05, 0x01];
 
 /// Says who uses the channel.
-pub const INS_PRESENT_ORIGIN: u8 = 0x40;
+pub use secure_element::origin::INS_PRESENT_ORIGIN;
 /// Fills a slot, or empties it.
 pub const INS_PERSONALISE: u8 = 0x42;
 /// Answers with the secret in a slot.
@@ -158,7 +160,22 @@ impl Applet for OriginAware {
 
     fn select(&mut self, channel: ChannelNumber, _: u8) -> Selection {
         self.callers.remove(&channel.get());
-        Selection::default()
+        let mut announcement = Vec::new();
+        tlv::write(
+            &mut announcement,
+            origin::OBJECT_IDENTIFIER,
+            &origin::ANNOUNCEMENT,
+        );
+        let mut control_information = Vec::new();
+        tlv::write(
+            &mut control_information,
+            origin::PROPRIETARY_INFORMATION,
+            &announcement,
+        );
+        Selection {
+            status: StatusWord::OK,
+            control_information,
+        }
     }
 
     fn process(&mut self, channel: ChannelNumber, command: &CommandApdu) -> Outcome {

@@ -233,7 +233,8 @@ fn each_origin_gets_what_is_its_own() {
     };
     for profile in ["default", "t0"] {
         let mut client = Client::new(profile);
-        client.select(&origin::AID, BASIC);
+        let selected = client.select(&origin::AID, BASIC);
+        assert!(secure_element::origin::is_announced(&selected.data));
         // Without an origin there is nothing, but slots can be filled.
         assert_eq!(origin_send(&mut client, BASIC, GET, 0, &[]), status(0x6982));
         assert_eq!(
