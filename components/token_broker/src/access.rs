@@ -5,50 +5,33 @@
 //! Who may see and open what.
 
 pub mod device_rules;
+pub mod grants;
 mod policy;
-
-use std::collections::HashSet;
 
 use secure_element::access::Access;
 use secure_element::apdu::Header;
-use token_traits::{Connection, Feature, Origin, PortIdentity, TokenError};
+use token_traits::{Connection, ErrorKind, Feature, PortIdentity, TokenError};
 
-pub use self::policy::{ElementPolicy, is_promptable, refused};
+pub use self::policy::{Consent, ElementPolicy, is_promptable, not_there, refused};
 
-/// What the user has allowed, as the main process tells it. It lives as long as the broker; the main process keeps it.
-#[derive(Debug, Default)]
-pub struct Grants(HashSet<(Origin, Origin, Feature)>);
-
-impl Grants {
-    /// Allows a feature to an origin under a top-level origin, or no longer allows it.
-    pub fn set(
-        &mut self,
-        origin: Origin,
-        top_level_origin: Origin,
-        feature: Feature,
-        allowed: bool,
-    ) {
-        let grant = (origin, top_level_origin, feature);
-        if allowed {
-            self.0.insert(grant);
-        } else {
-            self.0.remove(&grant);
-        }
-    }
-
-    fn allows(&self, identity: &PortIdentity, feature: Feature) -> bool {
-        self.0.contains(&(
-            identity.origin.clone(),
-            identity.top_level_origin.clone(),
-            feature,
-        ))
-    }
+/// Whether a document can have to do with tokens at all. One that cannot must not be able to tell that there are any.
+pub fn is_eligible(identity: &PortIdentity) -> bool {
+    identity.connection == Connection::TrustedHttps && !identity.private
 }
 
-/// Whether a document sees readers at all. One that does not must not be able to tell that there are any.
-pub fn may_see_readers(identity: &PortIdentity, grants: &Grants) -> bool {
-    identity.connection == Connection::TrustedHttps
-        && grants.allows(identity, Feature::SecureElement)
+/// Refuses what the permissions policy of a document does not leave it.
+///
+/// # Errors
+/// What the page is told.
+pub fn check_policy(identity: &PortIdentity, feature: Feature) -> Result<(), TokenError> {
+    if identity.features.contains(feature) {
+        return Ok(());
+    }
+    let message = format!(
+        "the permissions policy does not allow {} in this document",
+        feature.name()
+    );
+    Err(TokenError::new(ErrorKind::NotAllowed, message))
 }
 
 /// ENVELOPE: the command inside it is another one than its header says.
@@ -69,14 +52,15 @@ pub fn check_command(access: &Access, header: Header) -> Result<(), TokenError> 
 
 #[cfg(test)]
 mod tests {
-    use token_traits::FeatureSet;
+    use token_traits::{FeatureSet, Origin};
 
     use super::*;
 
-    fn identity(origin: &str, top_level_origin: &str, connection: Connection) -> PortIdentity {
+    fn identity(origin: &str, connection: Connection) -> PortIdentity {
+        let origin = Origin::new(origin).unwrap();
         PortIdentity {
-            origin: Origin::new(origin).unwrap(),
-            top_level_origin: Origin::new(top_level_origin).unwrap(),
+            origin: origin.clone(),
+            top_level_origin: origin,
             webview: 1,
             private: false,
             connection,
@@ -85,30 +69,26 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_is_for_one_pair_of_origins_over_a_trusted_connection() {
-        const BANK: &str = "https://bank.example";
-        let mut grants = Grants::default();
-        let bank = |connection| identity(BANK, BANK, connection);
-        assert!(!may_see_readers(&bank(Connection::TrustedHttps), &grants));
+    fn only_trusted_connections_outside_private_mode() {
+        let bank = |connection| identity("https://bank.example", connection);
+        assert!(is_eligible(&bank(Connection::TrustedHttps)));
+        assert!(!is_eligible(&bank(Connection::HttpsWithException)));
+        assert!(!is_eligible(&bank(Connection::Insecure)));
+        let private = PortIdentity {
+            private: true,
+            ..bank(Connection::TrustedHttps)
+        };
+        assert!(!is_eligible(&private));
+    }
 
-        let origin = Origin::new(BANK).unwrap();
-        grants.set(origin.clone(), origin.clone(), Feature::SecureElement, true);
-        assert!(may_see_readers(&bank(Connection::TrustedHttps), &grants));
-        assert!(!may_see_readers(
-            &bank(Connection::HttpsWithException),
-            &grants
-        ));
-        assert!(!may_see_readers(&bank(Connection::Insecure), &grants));
-        for (origin, top_level_origin) in [
-            (BANK, "https://shop.example"),
-            ("https://shop.example", BANK),
-            ("https://bank.example:8443", "https://bank.example:8443"),
-        ] {
-            let other = identity(origin, top_level_origin, Connection::TrustedHttps);
-            assert!(!may_see_readers(&other, &grants));
-        }
-
-        grants.set(origin.clone(), origin, Feature::SecureElement, false);
-        assert!(!may_see_readers(&bank(Connection::TrustedHttps), &grants));
+    #[test]
+    fn the_permissions_policy_is_about_one_feature() {
+        let mut bank = identity("https://bank.example", Connection::TrustedHttps);
+        assert_eq!(check_policy(&bank, Feature::SecureElement), Ok(()));
+        bank.features = [Feature::TokenKeys].into_iter().collect();
+        assert_eq!(check_policy(&bank, Feature::TokenKeys), Ok(()));
+        let error = check_policy(&bank, Feature::SecureElement).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotAllowed);
+        assert!(error.message.contains("secure-element"), "{error}");
     }
 }

@@ -7,9 +7,9 @@
 //! Commands to one card never overlap: each reader has a queue, and its worker has at most one request. Whatever was
 //! opened through a connection ends with it; nothing is ever sent twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use secure_element::access::{Access, AppId, RefreshTag, RuleSet};
 use secure_element::apdu::{CommandApdu, Header, MAX_RESPONSE, ResponseApdu, StatusWord};
@@ -22,6 +22,7 @@ use token_traits::port::{
     ChannelId, ChannelInfo, ChannelType, Command, ElementType, MAX_REQUESTS_IN_FLIGHT, PortMessage,
     PortRequest, ReaderId, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
 };
+use token_traits::prompt::{AuditEntry, GrantId, Overview, PromptAnswer, PromptId, PromptRequest};
 use token_traits::{
     ErrorKind, Feature, Frame, Origin, PermissionState, PortId, PortIdentity, TokenError,
 };
@@ -29,6 +30,8 @@ use token_workers::protocol::{
     self, Connected, MAX_READERS, ReaderStatus, WorkerError, WorkerMessage, WorkerRequest,
 };
 
+mod audit;
+mod consent;
 mod elements;
 mod queue;
 mod requests;
@@ -36,13 +39,17 @@ mod rules;
 mod tries;
 mod workers;
 
+use self::consent::Prompt;
+use self::elements::may_see;
 use crate::access::device_rules::DeviceRules;
-use crate::access::{self, ElementPolicy, Grants};
+use crate::access::grants::{Grants, Party};
+use crate::access::{self, Consent, ElementPolicy};
 use crate::apdu;
 use crate::reader::{
-    Applet, ElementRules, GroupId, Job, Opening, Reader, ReaderKey, RulesStep, Running, Step, Task,
-    Ticket,
+    Applet, EMBEDDED_CARD, ElementRules, GroupId, Job, Opening, Reader, ReaderKey, RulesStep,
+    Running, Step, Task, Ticket, display_name,
 };
+use crate::store::{Remembered, Write};
 use crate::supervision::{Slot, Wanted};
 
 /// Most sessions that a port may have open.
@@ -67,6 +74,8 @@ const MONITOR_TIMEOUT: Duration = Duration::from_secs(3);
 /// A PC/SC reader's worker ends when nobody has used it for this long.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
+/// Why a request fails.
+const WITHDRAWN: &str = "the permission was withdrawn";
 /// Why a worker is killed.
 const TOO_LATE: &str = "missed its deadline";
 /// Why a request fails.
@@ -81,6 +90,10 @@ const UNEXPECTED: &str = "sent something unexpected";
 pub enum Input {
     /// The main process's configuration, once, first.
     Configure(BrokerConfig),
+    /// What was remembered, and the time of day, before anything else but the configuration.
+    Restore(Remembered, SystemTime),
+    /// Something could not be remembered; a sentence for the user.
+    NotRemembered(String),
     /// A document got a port.
     OpenPort {
         /// Names it.
@@ -105,6 +118,24 @@ pub enum Input {
         /// What holds from now on.
         state: PermissionState,
     },
+    /// The answer to [`Output::CheckActivation`].
+    Activation {
+        /// As in the question.
+        prompt: PromptId,
+        /// Whether a prompt would be shown now.
+        is_active: bool,
+    },
+    /// The answer to [`Output::Prompt`].
+    PromptAnswered {
+        /// Which.
+        prompt: PromptId,
+        /// What the user answered.
+        answer: PromptAnswer,
+    },
+    /// The page of tokens wants to know everything.
+    GetOverview(u64),
+    /// The user ends a grant.
+    Revoke(GrantId),
     /// The main process has started a worker.
     WorkerStarted(WorkerId),
     /// A worker has ended, could not be started, or cannot be reached any more.
@@ -132,6 +163,16 @@ pub enum Output {
     ReleaseWorker(WorkerId),
     /// Send this to a worker.
     ToWorker(WorkerId, WorkerRequest),
+    /// Ask the main process whether the user has just done something in a webview.
+    CheckActivation(PromptId, u64),
+    /// Ask the user.
+    Prompt(PromptRequest),
+    /// Do not ask the user any more.
+    WithdrawPrompt(PromptId),
+    /// The answer to [`Input::GetOverview`].
+    Overview(u64, Overview),
+    /// Remember something.
+    Store(Write),
 }
 
 /// See the module's documentation.
@@ -139,6 +180,19 @@ pub enum Output {
 pub struct Broker {
     config: BrokerConfig,
     grants: Grants,
+    /// What the user is asked.
+    prompts: BTreeMap<PromptId, Prompt>,
+    next_prompt: u64,
+    /// The newest entries of the audit log, the newest last.
+    audit: VecDeque<AuditEntry>,
+    /// What keeps grants from being remembered.
+    problem: Option<String>,
+    /// Two clocks at the same moment.
+    started: Option<(Instant, SystemTime)>,
+    /// As long as somebody looks at the page of tokens.
+    overview_until: Option<Instant>,
+    /// The device's own rules, as they are listed.
+    listed_rules: DeviceRules,
     /// The device's own rules, for elements without, by the type of the element.
     device_rules: HashMap<ElementType, RuleSet>,
     ports: HashMap<PortId, Port>,
@@ -172,6 +226,8 @@ struct Group {
 #[derive(Debug)]
 struct Port {
     identity: PortIdentity,
+    /// Whom grants are for.
+    party: Party,
     /// The origin, as access rules name it.
     app: AppId,
     /// Requests without an answer, with the lengths of their frames.
@@ -194,6 +250,8 @@ struct OpenChannel {
     reader: ReaderKey,
     session: SessionId,
     number: ChannelNumber,
+    /// What the page asked for.
+    applet: Applet,
     /// By what SELECT finds the next applet, where the channel was opened with a partial AID.
     partial: Option<(Aid, SelectResponse)>,
     /// The applet that is selected, if the card names it.
@@ -225,6 +283,13 @@ impl Default for Broker {
                 store: None,
             },
             grants: Grants::default(),
+            prompts: BTreeMap::new(),
+            next_prompt: 1,
+            audit: VecDeque::new(),
+            problem: None,
+            started: None,
+            overview_until: None,
+            listed_rules: DeviceRules::default(),
             device_rules: HashMap::new(),
             ports: HashMap::new(),
             readers: BTreeMap::new(),
@@ -263,14 +328,29 @@ impl Broker {
                 feature,
                 state,
             } => {
-                let allowed = state == PermissionState::Granted;
-                self.set_grant(origin, top_level_origin, feature, allowed, now);
+                let party = Party {
+                    origin,
+                    top_level_origin,
+                };
+                self.grants.set_permission(party, feature, state);
+                self.grants_changed(now);
             }
+            Input::Restore(remembered, time) => {
+                self.started = Some((now, time));
+                self.grants.restore(remembered.grants);
+                self.audit = remembered.audit;
+            }
+            Input::NotRemembered(problem) => self.problem = Some(problem),
+            Input::Activation { prompt, is_active } => self.activation(prompt, is_active, now),
+            Input::PromptAnswered { prompt, answer } => self.prompt_answered(prompt, answer, now),
+            Input::GetOverview(id) => self.overview(id, now),
+            Input::Revoke(grant) => self.revoke(grant, now),
             Input::WorkerStarted(worker) => self.worker_started(worker, now),
             Input::WorkerEnded(worker) => self.worker_ended(worker, not_connected(), now),
             Input::WorkerFrame(worker, frame) => self.worker_frame(worker, &frame, now),
             Input::Tick => self.tick(now),
         }
+        self.settle_prompts(now);
         std::mem::take(&mut self.outputs)
     }
 
@@ -294,7 +374,13 @@ impl Broker {
         let monitor_is_missed = self.monitor.worker().is_none() && self.monitor_is_wanted();
         let monitor = self.monitor.deadline(monitor_is_missed);
         let waiting = self.waiting_for_readers.iter().map(|(_, until)| *until);
-        readers.chain(monitor).chain(waiting).min()
+        let prompts = self.prompts.values().map(|prompt| prompt.deadline);
+        readers
+            .chain(monitor)
+            .chain(waiting)
+            .chain(prompts)
+            .chain(self.overview_until)
+            .min()
     }
 
     fn configure(&mut self, config: BrokerConfig) {
@@ -307,6 +393,7 @@ impl Broker {
                 self.device_rules = ElementType::ALL
                     .map(|element_type| (element_type, rules.for_element(element_type)))
                     .into();
+                self.listed_rules = rules;
             }
             // The main process has checked them. Without rules, less is allowed.
             Err(error) => log::error!("device rules: {error}"),
@@ -324,7 +411,11 @@ impl Broker {
             .into_iter()
             .partition(|(_, until)| *until <= now);
         self.waiting_for_readers = waiting;
-        self.answer_waiting(due);
+        for (ticket, _) in due {
+            self.answer_or_ask(ticket, now);
+        }
+        self.expire_prompts(now);
+        self.overview_until = self.overview_until.filter(|until| *until > now);
         self.want_monitor(now);
 
         let keys: Vec<ReaderKey> = self.readers.keys().copied().collect();
@@ -366,6 +457,7 @@ impl Broker {
                 // An origin that has no identifier is in no rule.
                 app: AppId::from_origin(identity.origin.as_str())
                     .unwrap_or(AppId::from_hashes(None, None)),
+                party: Party::of(&identity),
                 identity,
                 in_flight: HashMap::new(),
                 pending_bytes: 0,
@@ -403,6 +495,13 @@ impl Broker {
         }
         for key in self.readers.keys().copied().collect::<Vec<_>>() {
             self.advance(key, now);
+        }
+        let is_last = self
+            .ports
+            .values()
+            .all(|other| other.identity.private || other.party != port.party);
+        if is_last {
+            self.grants.party_gone(&port.party);
         }
     }
 
@@ -445,7 +544,14 @@ impl Broker {
         body: RequestBody,
         now: Instant,
     ) -> Result<(), TokenError> {
+        if let RequestBody::QueryPermission(feature) = body {
+            let state = self.permission(ticket.port, feature)?;
+            self.reply(ticket, Ok(ReplyBody::Permission(state)));
+            return Ok(());
+        }
+        access::check_policy(&self.port(ticket.port)?.identity, Feature::SecureElement)?;
         match body {
+            RequestBody::QueryPermission(_) => {}
             RequestBody::GetReaders => self.get_readers(ticket, now),
             RequestBody::OpenSession(reader) => self.ask_session(ticket, reader, now)?,
             RequestBody::OpenChannel {
@@ -476,9 +582,6 @@ impl Broker {
                 self.close_matching(ticket, now, |_, _, _| true);
             }
             RequestBody::WatchElements => self.watch_elements(ticket, now),
-            RequestBody::QueryPermission(_) => {
-                return Err(TokenError::new(ErrorKind::Unsupported, "not yet"));
-            }
             RequestBody::Reset(reader) => self.ask_reset(ticket, reader, now)?,
             RequestBody::SelectNext {
                 channel,
@@ -508,52 +611,107 @@ impl Broker {
         self.reply(ticket, Err(TokenError::new(kind, message)));
     }
 
-    fn set_grant(
-        &mut self,
-        origin: Origin,
-        top_level_origin: Origin,
-        feature: Feature,
-        allowed: bool,
-        now: Instant,
-    ) {
-        let affected: Vec<PortId> = self
-            .ports
-            .iter()
-            .filter(|(_, port)| {
-                !allowed
-                    && port.identity.origin == origin
-                    && port.identity.top_level_origin == top_level_origin
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        self.grants.set(origin, top_level_origin, feature, allowed);
-        for port in affected {
-            self.revoke(port, now);
+    /// What `navigator.permissions` says about a feature.
+    fn permission(&self, port: PortId, feature: Feature) -> Result<PermissionState, TokenError> {
+        let port = self.port(port)?;
+        if !port.identity.features.contains(feature)
+            || Feature::from_permission_name(feature.name()).is_none()
+        {
+            return Ok(PermissionState::Denied);
         }
-        // Whom it is allowed now finds elements that were there before.
+        if !access::is_eligible(&port.identity) {
+            // A page must not learn that the user browses privately.
+            return Ok(match port.identity.private {
+                true => PermissionState::Prompt,
+                false => PermissionState::Denied,
+            });
+        }
+        let state = self.grants.permission(&port.party, feature);
+        let has_reader = feature == Feature::SecureElement && self.grants.has_reader(&port.party);
+        Ok(match state {
+            PermissionState::Prompt if has_reader => PermissionState::Granted,
+            state => state,
+        })
+    }
+
+    /// Whom something is allowed now finds elements that were there before; who may no longer use something loses it.
+    fn grants_changed(&mut self, now: Instant) {
+        self.withdraw(now);
         self.tell_elements();
         self.want_monitor(now);
     }
 
-    /// Takes from a port everything that it has opened or asked for.
-    fn revoke(&mut self, id: PortId, now: Instant) {
+    /// Takes from each document what it has opened or asked for and may no longer use.
+    fn withdraw(&mut self, now: Instant) {
         let mut refused = Vec::new();
-        for reader in self.readers.values_mut() {
-            refused.extend(reader.take_asked(|ticket, _, _| ticket.port == id));
-            // What the card has already is not taken back, but its answer goes nowhere.
-            let running = reader.running.as_ref();
-            let ticket = running.and_then(|running| running.step.ticket());
-            refused.extend(ticket.filter(|ticket| ticket.port == id));
+        let mut dropped = Vec::new();
+        for (id, port) in &mut self.ports {
+            let lost: Vec<ReaderKey> = self
+                .readers
+                .iter()
+                .filter(|(_, reader)| !may_see(&self.grants, port, reader))
+                .map(|(key, _)| *key)
+                .collect();
+            for key in lost {
+                port.elements.remove(&key);
+                let Some(reader) = self.readers.get_mut(&key) else {
+                    continue;
+                };
+                refused.extend(reader.take_asked(|ticket, _, _| ticket.port == *id));
+                // What the card has already is not taken back, but its answer goes nowhere.
+                let running = reader.running.as_ref();
+                let ticket = running.and_then(|running| running.step.ticket());
+                refused.extend(ticket.filter(|ticket| ticket.port == *id));
+                dropped.push((*id, key));
+            }
         }
         for ticket in refused {
-            self.refuse(ticket, ErrorKind::Security, "the permission was withdrawn");
+            self.refuse(ticket, ErrorKind::Security, WITHDRAWN);
         }
-        if let Some(port) = self.ports.get_mut(&id) {
-            port.elements.clear();
+        for (id, lost) in dropped {
+            for key in self.drop_matching(id, |_, _, key| key == lost) {
+                self.advance(key, now);
+            }
         }
-        for key in self.drop_matching(id, |_, _, _| true) {
-            self.advance(key, now);
+        self.withdraw_applets(now);
+    }
+
+    /// Closes channels to applications that their documents' origins may no longer use.
+    fn withdraw_applets(&mut self, now: Instant) {
+        let mut dropped = Vec::new();
+        for (id, port) in &self.ports {
+            for (channel_id, channel) in &port.channels {
+                let Some(reader) = self.readers.get(&channel.reader) else {
+                    continue;
+                };
+                let policy = self.policy(port, reader);
+                let requested = channel.applet.requested();
+                // Nothing but the user's consent changes while a channel is open.
+                if matches!(policy, ElementPolicy::Device { .. })
+                    && channel.access.allows_channel()
+                    && policy
+                        .after_select(requested, channel.df_name.as_ref(), &port.app)
+                        .is_err()
+                {
+                    dropped.push((*id, *channel_id));
+                }
+            }
         }
+        for (id, lost) in dropped {
+            for key in self.drop_matching(id, |_, channel, _| channel == Some(lost)) {
+                self.advance(key, now);
+            }
+        }
+    }
+
+    /// The user ends a grant.
+    fn revoke(&mut self, id: GrantId, now: Instant) {
+        let Some(grant) = self.grants.remove(id) else {
+            return;
+        };
+        self.note_revoked(&grant, now);
+        self.outputs.push(Output::Store(Write::Revoke(id)));
+        self.grants_changed(now);
     }
 }
 

@@ -7,9 +7,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -21,6 +22,7 @@ use token_traits::{Frame, PortId};
 use token_workers::process::{self, Channels};
 
 use crate::broker::{Broker, Input, Output};
+use crate::store::{self, Remembered, Store, Writer};
 use crate::transport::{Carrier, Gone, MAX_PACKET_LENGTH, Received, Wire};
 
 /// How many frames of one peer are taken before others have their turn.
@@ -61,6 +63,13 @@ struct EventLoop {
     control: Receiver<ToBroker>,
     wake: Arc<OwnedFd>,
     main_process: IpcSender<FromBroker>,
+    /// After the configuration: the folder of what was remembered, which is still to be read.
+    unrestored: Option<Option<PathBuf>>,
+    /// Writes what is to be remembered, if that is possible.
+    writer: Option<Writer>,
+    /// What keeps the writer from it.
+    failures: Receiver<String>,
+    on_failure: Sender<String>,
     /// Ids are never used twice, so an event for a peer that was closed in the same turn finds nobody.
     peers: HashMap<u64, Peer>,
     ids: HashMap<Source, u64>,
@@ -83,6 +92,7 @@ impl EventLoop {
         channels.lifeline.watch()?;
         let (sender, control) = mpsc::channel();
         start_control_thread(channels.requests, sender, wake.clone())?;
+        let (on_failure, failures) = mpsc::channel();
         Ok(Self {
             broker: Broker::new(),
             epoll,
@@ -90,6 +100,10 @@ impl EventLoop {
             control,
             wake,
             main_process: channels.replies,
+            unrestored: None,
+            writer: None,
+            failures,
+            on_failure,
             peers: HashMap::new(),
             ids: HashMap::new(),
             next_id: 1,
@@ -135,22 +149,67 @@ impl EventLoop {
             Ok(_) | Err(Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }
+        let failures: Vec<String> = self.failures.try_iter().collect();
+        for failure in failures {
+            if self.handle(Input::NotRemembered(failure)).is_err() {
+                return Ok(Err(MainProcessGone));
+            }
+        }
         loop {
             let input = match self.control.try_recv() {
                 Ok(message) => self.control_message(message),
                 Err(TryRecvError::Empty) => return Ok(Ok(())),
                 Err(TryRecvError::Disconnected) => return Ok(Err(MainProcessGone)),
             };
-            if self.handle(input).is_err() {
+            let mut handled = self.handle(input);
+            if let (Ok(()), Some(folder)) = (&handled, self.unrestored.take()) {
+                handled = self.restore(folder.as_deref());
+            }
+            if handled.is_err() {
                 return Ok(Err(MainProcessGone));
             }
         }
     }
 
+    /// Reads what was remembered, before anybody can ask for anything. Without it, the user is asked again.
+    fn restore(&mut self, folder: Option<&Path>) -> Result<(), MainProcessGone> {
+        let (on_failure, wake) = (self.on_failure.clone(), self.wake.clone());
+        let opened = match folder.map(Store::open) {
+            Some(Ok((store, remembered))) => {
+                let writer = Writer::start(store, move |failure| {
+                    // Without a loop nobody shows it.
+                    let _ = on_failure.send(failure);
+                    let _ = rustix::io::write(&wake, &1_u64.to_ne_bytes());
+                });
+                match writer {
+                    Ok(writer) => {
+                        self.writer = Some(writer);
+                        Ok(remembered)
+                    }
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+            Some(Err(error)) => Err(store::not_remembered(&error)),
+            None => Ok(Remembered::default()),
+        };
+        let remembered = match opened {
+            Ok(remembered) => remembered,
+            Err(problem) => {
+                log::error!("{problem}");
+                self.handle(Input::NotRemembered(problem))?;
+                Remembered::default()
+            }
+        };
+        self.handle(Input::Restore(remembered, SystemTime::now()))
+    }
+
     /// What a message means to the state machine, after keeping the channels that come with it.
     fn control_message(&mut self, message: ToBroker) -> Input {
         match message {
-            ToBroker::Configure(config) => Input::Configure(config),
+            ToBroker::Configure(config) => {
+                self.unrestored = Some(config.store.clone());
+                Input::Configure(config)
+            }
             ToBroker::OpenPort {
                 port,
                 identity,
@@ -178,10 +237,10 @@ impl EventLoop {
                 feature,
                 state,
             },
-            ToBroker::Activation { .. }
-            | ToBroker::PromptAnswered { .. }
-            | ToBroker::GetOverview { .. }
-            | ToBroker::Revoke(_) => Input::Tick,
+            ToBroker::Activation { prompt, is_active } => Input::Activation { prompt, is_active },
+            ToBroker::PromptAnswered { prompt, answer } => Input::PromptAnswered { prompt, answer },
+            ToBroker::GetOverview { id } => Input::GetOverview(id),
+            ToBroker::Revoke(grant) => Input::Revoke(grant),
             ToBroker::WorkerStarted {
                 worker,
                 requests,
@@ -295,6 +354,21 @@ impl EventLoop {
                 self.tell_main_process(FromBroker::KillWorker(worker))?;
             }
             Output::ReleaseWorker(worker) => self.drop_peer(Source::Worker(worker)),
+            Output::CheckActivation(prompt, webview) => {
+                self.tell_main_process(FromBroker::CheckActivation { prompt, webview })?;
+            }
+            Output::Prompt(request) => self.tell_main_process(FromBroker::Prompt(request))?,
+            Output::WithdrawPrompt(prompt) => {
+                self.tell_main_process(FromBroker::WithdrawPrompt(prompt))?;
+            }
+            Output::Overview(id, overview) => {
+                self.tell_main_process(FromBroker::Overview { id, overview })?;
+            }
+            Output::Store(write) => {
+                if let Some(writer) = &self.writer {
+                    writer.write(write);
+                }
+            }
         }
         Ok(None)
     }

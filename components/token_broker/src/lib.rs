@@ -16,5 +16,6 @@ mod apdu;
 pub mod broker;
 pub mod event_loop;
 mod reader;
+pub mod store;
 mod supervision;
 pub mod transport;

@@ -16,17 +16,27 @@ use token_traits::control::WorkerKind;
 use token_traits::port::{
     ChannelId, ChannelType, ElementType, ReaderId, ReaderInfo, RequestId, SessionId,
 };
+use token_traits::prompt::MAX_NAME_LENGTH;
 use token_traits::{PortId, PortIdentity};
 use token_workers::protocol::ReaderStatus;
 
+use crate::access::grants::ReaderName;
 use crate::supervision::Slot;
 
-/// The longest reader name that a page sees, in characters.
-const MAX_DISPLAYED_NAME: usize = 128;
+/// What the embedded virtual card is called.
+pub(crate) const EMBEDDED_CARD: &str = "Embedded virtual card";
+
+/// What a PC/SC reader is called: printable, and not too long.
+pub(crate) fn display_name(name: &str) -> String {
+    name.chars()
+        .filter(|character| !character.is_control())
+        .take(MAX_NAME_LENGTH)
+        .collect()
+}
 
 /// Names a reader within the broker, never used twice.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(crate) struct ReaderKey(pub(crate) u64);
+pub struct ReaderKey(pub(crate) u64);
 
 /// A request that is to be answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,6 +73,7 @@ pub(crate) enum Task {
         channel_type: ChannelType,
         applet: Applet,
         response: SelectResponse,
+        asked: Asked,
     },
     Transmit {
         channel: ChannelId,
@@ -95,6 +106,17 @@ impl Applet {
     }
 }
 
+/// Whether the user is asked about what is selected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Asked {
+    /// Not yet: first it must be known whether a prompt may be shown.
+    No,
+    /// A prompt may be shown.
+    CanBe,
+    /// The user has been asked. There is no second time.
+    HasBeen,
+}
+
 /// A channel that is being opened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opening {
@@ -103,6 +125,7 @@ pub(crate) struct Opening {
     pub(crate) channel_type: ChannelType,
     pub(crate) applet: Applet,
     pub(crate) response: SelectResponse,
+    pub(crate) asked: Asked,
     pub(crate) deadline: Instant,
 }
 
@@ -261,7 +284,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn embedded(profile: String) -> Self {
         Self::new(
-            "Embedded virtual card".into(),
+            EMBEDDED_CARD.into(),
             ElementType::Embedded,
             WorkerKind::VirtualCard { profile },
             true,
@@ -269,12 +292,7 @@ impl Reader {
     }
 
     pub(crate) fn pcsc(status: ReaderStatus) -> Self {
-        let display_name = status
-            .name
-            .chars()
-            .filter(|character| !character.is_control())
-            .take(MAX_DISPLAYED_NAME)
-            .collect();
+        let display_name = display_name(&status.name);
         let kind = WorkerKind::PcscReader {
             reader: status.name,
         };
@@ -338,6 +356,16 @@ impl Reader {
             element_type: self.element_type,
             removable: self.removable,
             present: self.present,
+        }
+    }
+
+    /// The name by which grants know it.
+    pub(crate) fn name(&self) -> ReaderName {
+        match self.slot.kind() {
+            WorkerKind::PcscReader { reader } => ReaderName::Pcsc(reader.clone()),
+            WorkerKind::VirtualCard { profile } => ReaderName::Virtual(profile.clone()),
+            // It is no reader, so nobody is granted it.
+            WorkerKind::PcscMonitor => ReaderName::Virtual(String::new()),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::port::ElementType;
 pub const MAX_NAME_LENGTH: usize = 128;
 
 /// Names a prompt between the broker and the main process. Chosen by the broker, never used twice.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct PromptId(pub u64);
 
 /// A prompt to be shown.
@@ -151,7 +151,7 @@ pub struct Overview {
 }
 
 /// Names a grant or rule.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct GrantId(pub i64);
 
 /// A grant or a rule of the device, as the page of tokens lists it.
@@ -188,7 +188,7 @@ pub enum GrantKind {
     },
     /// To use an application on elements that have no rules of their own.
     Applet {
-        /// Its DF name; `None` for every application.
+        /// Its DF name; `None` for every application, empty for the one that a card selects by itself.
         applet: Option<Vec<u8>>,
         /// Whether it is allowed, or forbidden.
         allowed: bool,

@@ -47,8 +47,48 @@ pub fn is_promptable(aid: &[u8]) -> bool {
             .all(|never| !never.starts_with(aid) && !aid.starts_with(never))
 }
 
+/// What a user says who may allow applications that no rule is about.
+#[derive(Clone, Debug)]
+pub enum Consent {
+    /// Has allowed these, and can be asked about others.
+    Asked(Vec<Aid>),
+    /// Has allowed whatever a prompt can allow: automation answers.
+    Given,
+    /// Has nothing to say.
+    Impossible,
+}
+
+impl Consent {
+    /// Whether the application of this name, which is complete, is allowed.
+    fn allows(&self, name: &[u8]) -> bool {
+        is_promptable(name)
+            && match self {
+                Self::Asked(applets) => applets.iter().any(|aid| aid.as_bytes() == name),
+                Self::Given => true,
+                Self::Impossible => false,
+            }
+    }
+
+    /// Whether an application is allowed that this AID, complete or partial, may find.
+    fn may_select(&self, requested: &[u8]) -> bool {
+        is_promptable(requested)
+            && match self {
+                Self::Asked(applets) => applets
+                    .iter()
+                    .any(|aid| aid.as_bytes().starts_with(requested)),
+                Self::Given => true,
+                Self::Impossible => false,
+            }
+    }
+
+    /// Whether the user can be asked about an application of this name, or one that an AID like this may find.
+    fn can_ask(&self, name: &[u8]) -> bool {
+        matches!(self, Self::Asked(_)) && is_promptable(name)
+    }
+}
+
 /// Whose rules decide about an element.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum ElementPolicy<'a> {
     /// The element's own.
     Card(&'a RuleSet),
@@ -56,8 +96,8 @@ pub enum ElementPolicy<'a> {
     Device {
         /// The rules.
         rules: &'a RuleSet,
-        /// Whether the user allows this origin whatever a prompt can allow.
-        prompts_allow: bool,
+        /// What the user has to say.
+        consent: Consent,
     },
     /// Nobody's: the element's own cannot be read.
     Closed,
@@ -72,21 +112,20 @@ impl ElementPolicy<'_> {
     /// # Errors
     /// What the page is told.
     pub fn before_select(&self, requested: Option<&[u8]>, app: &AppId) -> Result<(), TokenError> {
-        let (rules, prompts_allow) = match *self {
-            Self::Card(rules) => (rules, false),
-            Self::Device {
-                rules,
-                prompts_allow,
-            } => (rules, prompts_allow),
+        let (rules, consent) = match self {
+            Self::Card(rules) => (rules, &Consent::Impossible),
+            Self::Device { rules, consent } => (rules, consent),
             Self::Closed => return Err(closed()),
             Self::NotEnforced => return Ok(()),
         };
         let allowed = match requested {
             None => rules.channel_access(Target::Implicit, app).allows_channel(),
             // Which application a partial AID finds shows afterwards.
-            Some(aid) => rules.may_select(aid, app) || (prompts_allow && is_promptable(aid)),
+            Some(aid) => {
+                rules.may_select(aid, app) || consent.may_select(aid) || consent.can_ask(aid)
+            }
         };
-        match *self {
+        match self {
             _ if allowed => Ok(()),
             // Then SELECT would fail without saying why, if the application were not there.
             Self::Card(rules) if requested.is_some() && allows_what_has_no_rule(rules, app) => {
@@ -111,7 +150,7 @@ impl ElementPolicy<'_> {
             None => rules.channel_access(Target::Implicit, app),
             Some(aid) => rules.access_after_select(aid, df_name, app),
         };
-        match *self {
+        match self {
             Self::Card(rules) => match access(rules) {
                 // The issuer security domain is always there.
                 Access::Never(denial) if denial.names_app() || requested == Some(&[]) => {
@@ -120,10 +159,7 @@ impl ElementPolicy<'_> {
                 Access::Never(_) => Err(not_there()),
                 access => Ok(access),
             },
-            Self::Device {
-                rules,
-                prompts_allow,
-            } => {
+            Self::Device { rules, consent } => {
                 let mut access = access(rules);
                 // Who writes rules for a card without any knows the application by the AID to select it with.
                 if let (Access::Never(Denial::Unnamed), Some(aid), None) =
@@ -134,7 +170,7 @@ impl ElementPolicy<'_> {
                 let name = df_name.map(Aid::as_bytes).or(requested);
                 match access {
                     Access::Never(Denial::NoRule | Denial::Unnamed)
-                        if prompts_allow && name.is_some_and(is_promptable) =>
+                        if name.is_some_and(|name| consent.allows(name)) =>
                     {
                         Ok(Access::Always)
                     }
@@ -145,6 +181,40 @@ impl ElementPolicy<'_> {
             Self::Closed => Err(closed()),
             Self::NotEnforced => Ok(Access::Always),
         }
+    }
+
+    /// What a refusal is called in the audit log.
+    pub fn refusal(&self) -> &'static str {
+        match self {
+            Self::Card(_) => "refused by the card's rules",
+            Self::Device { .. } | Self::NotEnforced => "refused: no rule of this device allows it",
+            Self::Closed => "refused: the card's rules cannot be read",
+        }
+    }
+
+    /// Whether SELECT would be sent only because the user can be asked about what it finds.
+    pub fn asks_before_select(&self, requested: Option<&[u8]>, app: &AppId) -> bool {
+        match (self, requested) {
+            (Self::Device { rules, consent }, Some(aid)) => {
+                consent.can_ask(aid) && !consent.may_select(aid) && !rules.may_select(aid, app)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the user can be asked about an application that [`Self::after_select`] refuses.
+    pub fn can_ask_about(
+        &self,
+        requested: Option<&[u8]>,
+        df_name: Option<&Aid>,
+        app: &AppId,
+    ) -> bool {
+        let (Self::Device { rules, consent }, Some(requested)) = (self, requested) else {
+            return false;
+        };
+        let access = rules.access_after_select(requested, df_name, app);
+        matches!(access, Access::Never(Denial::NoRule | Denial::Unnamed))
+            && consent.can_ask(df_name.map_or(requested, Aid::as_bytes))
     }
 }
 
@@ -166,7 +236,8 @@ pub fn refused() -> TokenError {
     )
 }
 
-fn not_there() -> TokenError {
+/// What an application that is not there looks like.
+pub fn not_there() -> TokenError {
     TokenError::new(ErrorKind::NoApplication, "the card has no such applet")
 }
 

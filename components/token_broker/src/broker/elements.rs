@@ -5,6 +5,30 @@
 
 use super::*;
 
+/// Whether a document sees a reader. One that does not must not be able to tell that it is there.
+pub(super) fn may_see(grants: &Grants, port: &Port, reader: &Reader) -> bool {
+    may_use(port)
+        && match grants.permission(&port.party, Feature::SecureElement) {
+            PermissionState::Granted => true,
+            PermissionState::Denied => false,
+            PermissionState::Prompt => grants.of_reader(&port.party, &reader.name()).is_some(),
+        }
+}
+
+/// Whether a document may see any reader, if it is plugged in.
+pub(super) fn may_see_any(grants: &Grants, port: &Port) -> bool {
+    may_use(port)
+        && match grants.permission(&port.party, Feature::SecureElement) {
+            PermissionState::Granted => true,
+            PermissionState::Denied => false,
+            PermissionState::Prompt => grants.has_reader(&port.party),
+        }
+}
+
+fn may_use(port: &Port) -> bool {
+    access::is_eligible(&port.identity) && port.identity.features.contains(Feature::SecureElement)
+}
+
 impl Broker {
     pub(super) fn add_reader(&mut self, reader: Reader) {
         let key = ReaderKey(self.next_reader);
@@ -13,21 +37,41 @@ impl Broker {
     }
 
     pub(super) fn get_readers(&mut self, ticket: Ticket, now: Instant) {
-        let sees_readers = self
-            .ports
-            .get(&ticket.port)
-            .is_some_and(|port| access::may_see_readers(&port.identity, &self.grants));
-        if sees_readers && self.config.pcsc && !self.readers_are_known {
+        let Some(port) = self.ports.get(&ticket.port) else {
+            return;
+        };
+        if !may_see_any(&self.grants, port) {
+            self.answer_or_ask(ticket, now);
+        } else if self.config.pcsc && !self.readers_are_known {
             self.waiting_for_readers
                 .push((ticket, now + MONITOR_TIMEOUT));
             self.want_monitor(now);
+        } else {
+            self.answer_or_ask(ticket, now);
+        }
+    }
+
+    /// Answers with the readers that the origin may see. If there are none now, the user may be asked for one.
+    pub(super) fn answer_or_ask(&mut self, ticket: Ticket, now: Instant) {
+        let Some(port) = self.ports.get(&ticket.port) else {
+            return;
+        };
+        let sees_one = self
+            .readers
+            .values()
+            .any(|reader| may_see(&self.grants, port, reader));
+        let can_ask = access::is_eligible(&port.identity)
+            && self.grants.permission(&port.party, Feature::SecureElement)
+                == PermissionState::Prompt;
+        if can_ask && !sees_one {
+            self.ask_for_reader(ticket, now);
         } else {
             self.answer_readers(ticket);
         }
     }
 
-    pub(super) fn answer_waiting(&mut self, waiting: Vec<(Ticket, Instant)>) {
-        for (ticket, _) in waiting {
+    pub(super) fn answer_waiting(&mut self, waiting: Vec<Ticket>) {
+        for ticket in waiting {
             self.answer_readers(ticket);
         }
     }
@@ -36,10 +80,10 @@ impl Broker {
         let Some(port) = self.ports.get_mut(&ticket.port) else {
             return;
         };
+        port.watches_elements = true;
         let mut infos = Vec::new();
-        if access::may_see_readers(&port.identity, &self.grants) {
-            port.watches_elements = true;
-            for (key, reader) in &self.readers {
+        for (key, reader) in &self.readers {
+            if may_see(&self.grants, port, reader) {
                 port.elements.insert(*key, reader.present);
                 infos.push(reader.info(port.reader_id(*key)));
             }
@@ -61,10 +105,13 @@ impl Broker {
     /// Tells each document that watches what has become of elements since it was last told.
     pub(super) fn tell_elements(&mut self) {
         for (id, port) in &mut self.ports {
-            if !port.watches_elements || !access::may_see_readers(&port.identity, &self.grants) {
+            if !port.watches_elements {
                 continue;
             }
             for (key, reader) in &self.readers {
+                if !may_see(&self.grants, port, reader) {
+                    continue;
+                }
                 let told = port.elements.insert(*key, reader.present);
                 if told.unwrap_or(false) != reader.present {
                     let info = reader.info(port.reader_id(*key));
@@ -89,7 +136,12 @@ impl Broker {
             reader.unlocked_by = None;
             self.connection_lost(key, io_error(&WorkerError::CardRemoved.to_string()));
         }
+        // Who may no longer see the reader still learns that the card has gone.
         self.tell_elements();
+        if !present {
+            self.grants.card_gone(key);
+            self.withdraw(now);
+        }
         if !present {
             self.advance(key, now);
         }
@@ -104,9 +156,12 @@ impl Broker {
     pub(super) fn monitor_is_wanted(&self) -> bool {
         self.config.pcsc
             && (!self.waiting_for_readers.is_empty()
-                || self.ports.values().any(|port| {
-                    port.watches_elements && access::may_see_readers(&port.identity, &self.grants)
-                }))
+                || self.overview_until.is_some()
+                || self.prompts.values().any(Prompt::needs_readers)
+                || self
+                    .ports
+                    .values()
+                    .any(|port| port.watches_elements && may_see_any(&self.grants, port)))
     }
 
     pub(super) fn want_monitor(&mut self, now: Instant) {
@@ -156,13 +211,16 @@ impl Broker {
         }
         self.readers_are_known = true;
         self.tell_elements();
-        let waiting = std::mem::take(&mut self.waiting_for_readers);
-        self.answer_waiting(waiting);
+        for (ticket, _) in std::mem::take(&mut self.waiting_for_readers) {
+            self.answer_or_ask(ticket, now);
+        }
+        self.show_what_waits_for_readers(now);
     }
 
     pub(super) fn remove_reader(&mut self, key: ReaderKey, now: Instant) {
         self.set_present(key, false, now);
         self.connection_lost(key, io_error(READER_GONE));
+        self.grants.card_gone(key);
         let Some(reader) = self.readers.remove(&key) else {
             return;
         };

@@ -4,6 +4,7 @@
 //! The queue of a reader: one job after the other.
 
 use super::*;
+use crate::reader::Asked;
 
 /// Why a request fails.
 const BASIC_IN_USE: &str = "the basic channel is in use";
@@ -154,6 +155,7 @@ impl Broker {
                 channel_type,
                 applet,
                 response,
+                asked,
             } => {
                 let opening = Opening {
                     ticket,
@@ -161,6 +163,7 @@ impl Broker {
                     channel_type,
                     applet,
                     response,
+                    asked,
                     deadline,
                 };
                 // What is asked for in vain needs no rules.
@@ -187,11 +190,22 @@ impl Broker {
             return;
         }
         let policy = self.policy(port, reader);
+        let requested = opening.applet.requested();
         let checked = policy
-            .before_select(opening.applet.requested(), &port.app)
+            .before_select(requested, &port.app)
             .and_then(|()| self.check_unlocked(reader, opening.ticket.port));
-        if let Err(error) = checked {
-            return self.reply(opening.ticket, Err(error));
+        let must_ask = policy.asks_before_select(requested, &port.app);
+        let what = policy.refusal();
+        match checked {
+            Err(error) => {
+                let applet = requested.map(<[u8]>::to_vec);
+                self.note_use(opening.ticket.port, key, applet, what, now);
+                return self.reply(opening.ticket, Err(error));
+            }
+            Ok(()) if must_ask && opening.asked == Asked::No => {
+                return self.ask_for_activation(key, opening, now);
+            }
+            Ok(()) => {}
         }
         let Some(reader) = self.readers.get_mut(&key) else {
             return;
@@ -225,8 +239,12 @@ impl Broker {
         now: Instant,
     ) {
         let command = match &opening.applet {
-            Applet::Implicit => return self.channel_opened(key, opening, channel, None),
+            Applet::Implicit => return self.channel_opened(key, opening, channel, None, now),
             Applet::IssuerSecurityDomain => channel::select(None, opening.response, channel),
+            // To ask the user about it, its name is needed.
+            Applet::Named(aid) if opening.asked == Asked::CanBe => {
+                channel::select(Some(aid), SelectResponse::Fci, channel)
+            }
             Applet::Named(aid) => channel::select(Some(aid), opening.response, channel),
         };
         match command {
@@ -248,14 +266,18 @@ impl Broker {
         opening: Opening,
         number: ChannelNumber,
         selected: Option<&ResponseApdu>,
+        now: Instant,
     ) {
         let Opening {
             ticket,
             session,
             applet,
             response,
+            asked,
             ..
         } = opening;
+        let mut can_ask = false;
+        let mut what = "";
         let df_name = selected.and_then(df_name);
         // The port or the session may have been closed meanwhile, or the page told that it took too long.
         let access = match (self.readers.get(&key), self.ports.get(&ticket.port)) {
@@ -264,14 +286,32 @@ impl Broker {
                     && port.in_flight.contains_key(&ticket.request) =>
             {
                 let policy = self.policy(port, reader);
+                what = policy.refusal();
+                can_ask = asked != Asked::HasBeen
+                    && policy.can_ask_about(applet.requested(), df_name.as_ref(), &port.app);
                 policy.after_select(applet.requested(), df_name.as_ref(), &port.app)
             }
             _ => Err(closed("session")),
         };
+        // The channel is not kept while the user thinks about it.
+        if asked == Asked::CanBe || (access.is_err() && can_ask) {
+            self.close_first(key, number);
+            return match access {
+                Ok(_) => self.open_again(key, opening, Asked::HasBeen, now),
+                Err(_) if can_ask => self.ask_for_applet(key, opening, df_name, now),
+                Err(error) => {
+                    let applet = df_name.map(|name| name.as_bytes().to_vec());
+                    self.note_use(ticket.port, key, applet, what, now);
+                    self.reply(ticket, Err(error));
+                }
+            };
+        }
         let (access, port) = match (access, self.ports.get_mut(&ticket.port)) {
             (Ok(access), Some(port)) => (access, port),
             (Ok(_), None) => return self.close_first(key, number),
             (Err(error), _) => {
+                let applet = df_name.map(|name| name.as_bytes().to_vec());
+                self.note_use(ticket.port, key, applet, what, now);
                 self.reply(ticket, Err(error));
                 return self.close_first(key, number);
             }
@@ -284,6 +324,7 @@ impl Broker {
                 reader: key,
                 session,
                 number,
+                applet,
                 partial: partial_aid(applet, df_name).map(|aid| (aid, response)),
                 df_name,
                 access,
@@ -294,6 +335,9 @@ impl Broker {
             open_response: selected.map(ResponseApdu::encode),
         };
         self.reply(ticket, Ok(ReplyBody::Channel(info)));
+        let applet = df_name.as_ref().map(Aid::as_bytes).or(applet.requested());
+        let applet = applet.map(<[u8]>::to_vec);
+        self.note_use(ticket.port, key, applet, "channel opened", now);
     }
 
     /// Whose rules decide about what a document asks of a reader's element.
@@ -310,14 +354,27 @@ impl Broker {
                 match self.device_rules.get(&reader.element_type) {
                     Some(rules) => ElementPolicy::Device {
                         rules,
-                        // There are no prompts yet: automation has answered them all.
-                        prompts_allow: when_no_rules == WhenNoRules::Ask
-                            && access::may_see_readers(&port.identity, &self.grants),
+                        consent: match when_no_rules {
+                            WhenNoRules::Ask => self.consent(port),
+                            WhenNoRules::Deny => Consent::Impossible,
+                        },
                     },
                     None => ElementPolicy::Closed,
                 }
             }
             ElementRules::Unknown | ElementRules::Closed => ElementPolicy::Closed,
+        }
+    }
+
+    /// What the user has to say about applications that a document's origin may use.
+    fn consent(&self, port: &Port) -> Consent {
+        if !access::is_eligible(&port.identity) {
+            return Consent::Impossible;
+        }
+        match self.grants.permission(&port.party, Feature::SecureElement) {
+            PermissionState::Granted => Consent::Given,
+            PermissionState::Denied => Consent::Impossible,
+            PermissionState::Prompt => Consent::Asked(self.grants.applets(&port.party)),
         }
     }
 

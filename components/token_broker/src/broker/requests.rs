@@ -3,7 +3,9 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 //! What documents ask of cards: whether they may, and what becomes a job.
 
+use super::elements::{may_see, may_see_any};
 use super::*;
+use crate::reader::Asked;
 
 impl Broker {
     pub(super) fn ask_session(
@@ -22,12 +24,18 @@ impl Broker {
         id: PortId,
         reader: ReaderId,
     ) -> Result<ReaderKey, TokenError> {
-        if !access::may_see_readers(&self.port(id)?.identity, &self.grants) {
+        let port = self.port(id)?;
+        if !may_see_any(&self.grants, port) {
             return Err(access::refused());
         }
-        self.reader_key(id, reader)
-            .filter(|key| self.readers.contains_key(key))
-            .ok_or_else(|| io_error(READER_GONE))
+        let found = self
+            .reader_key(id, reader)
+            .and_then(|key| Some((key, self.readers.get(&key)?)));
+        match found {
+            Some((key, reader)) if may_see(&self.grants, port, reader) => Ok(key),
+            Some(_) => Err(access::refused()),
+            None => Err(io_error(READER_GONE)),
+        }
     }
 
     pub(super) fn ask_reset(
@@ -101,7 +109,8 @@ impl Broker {
             Some([]) => Applet::IssuerSecurityDomain,
             Some(aid) => Applet::Named(Aid::new(aid).map_err(|error| invalid_value(&error))?),
         };
-        if !access::may_see_readers(&port.identity, &self.grants) {
+        let reader = self.readers.get(&key);
+        if !reader.is_some_and(|reader| may_see(&self.grants, port, reader)) {
             return Err(access::refused());
         }
         let task = Task::OpenChannel {
@@ -109,6 +118,7 @@ impl Broker {
             channel_type,
             applet,
             response,
+            asked: Asked::No,
         };
         self.enqueue(key, ticket, task, DEFAULT_TIMEOUT, now)
     }

@@ -30,6 +30,13 @@ pub(super) struct Rig {
     closed_ports: HashSet<PortId>,
     killed: Vec<WorkerId>,
     released: Vec<WorkerId>,
+    /// Whether the user has just done something.
+    pub(super) is_active: bool,
+    pub(super) activations: Vec<(PromptId, u64)>,
+    /// What the user sees.
+    pub(super) prompts: BTreeMap<PromptId, PromptRequest>,
+    pub(super) overviews: Vec<(u64, Overview)>,
+    pub(super) stored: Vec<Write>,
 }
 
 struct FakeWorker {
@@ -134,6 +141,11 @@ impl Rig {
             closed_ports: HashSet::new(),
             killed: vec![],
             released: vec![],
+            is_active: false,
+            activations: vec![],
+            prompts: BTreeMap::new(),
+            overviews: vec![],
+            stored: vec![],
         };
         rig.input(Input::Configure(BrokerConfig {
             pcsc,
@@ -198,6 +210,19 @@ impl Rig {
                     self.workers.remove(&worker).expect("a worker that runs");
                     self.released.push(worker);
                 }
+                Output::CheckActivation(prompt, webview) => {
+                    self.activations.push((prompt, webview))
+                }
+                Output::Prompt(request) => {
+                    self.prompts.insert(request.id, request);
+                }
+                Output::WithdrawPrompt(prompt) => {
+                    self.prompts
+                        .remove(&prompt)
+                        .expect("a prompt that is shown");
+                }
+                Output::Overview(id, overview) => self.overviews.push((id, overview)),
+                Output::Store(write) => self.stored.push(write),
                 Output::ToWorker(worker, request) => {
                     let worker = self.workers.get_mut(&worker).expect("a worker that runs");
                     assert_eq!(worker.request, None, "commands overlap");
@@ -312,6 +337,11 @@ impl Rig {
     pub(super) fn settle(&mut self) {
         loop {
             let mut busy = self.start_worker().is_some();
+            for (prompt, _) in std::mem::take(&mut self.activations) {
+                let is_active = self.is_active;
+                self.input(Input::Activation { prompt, is_active });
+                busy = true;
+            }
             let mut ids: Vec<WorkerId> = self.workers.keys().copied().collect();
             ids.sort_by_key(|id| id.0);
             for id in ids {

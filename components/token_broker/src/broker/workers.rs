@@ -3,6 +3,7 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 //! The workers' lives, and what their answers mean.
 
+use super::elements::may_see;
 use super::*;
 
 impl Broker {
@@ -164,7 +165,7 @@ impl Broker {
             }
             Ok(reply) => match (step, reply) {
                 (Step::Connect { ticket, reset }, protocol::ReplyBody::Connected(connected)) => {
-                    self.session_opened(key, ticket, reset, &connected);
+                    self.session_opened(key, ticket, reset, &connected, now);
                 }
                 (Step::Reset(ticket), protocol::ReplyBody::Connected(_)) => {
                     self.reader_was_reset(key, ticket);
@@ -232,6 +233,7 @@ impl Broker {
         ticket: Ticket,
         reset: bool,
         connected: &Connected,
+        now: Instant,
     ) {
         let Some(reader) = self.readers.get_mut(&key) else {
             return;
@@ -258,9 +260,8 @@ impl Broker {
         else {
             return;
         };
-        if !access::may_see_readers(&port.identity, &self.grants) {
-            let message = "the permission was withdrawn";
-            return self.refuse(ticket, ErrorKind::Security, message);
+        if !may_see(&self.grants, port, reader) {
+            return self.refuse(ticket, ErrorKind::Security, WITHDRAWN);
         }
         if port.sessions.len() >= MAX_SESSIONS {
             let message = "this page has too many sessions open";
@@ -275,6 +276,7 @@ impl Broker {
             historical_bytes,
         };
         self.reply(ticket, Ok(ReplyBody::Session(info)));
+        self.note_use(ticket.port, key, None, "session opened", now);
     }
 
     /// Reads the answer to MANAGE CHANNEL open and notes the channel. `None` if it makes no sense: then the page has been
@@ -343,7 +345,7 @@ impl Broker {
             Step::Select(opening, channel) => {
                 let (kind, message) = match channel::parse_selected(&response) {
                     Ok(Selected::Application) => {
-                        return self.channel_opened(key, opening, channel, Some(&response));
+                        return self.channel_opened(key, opening, channel, Some(&response), now);
                     }
                     Ok(Selected::NoApplication) => (
                         ErrorKind::NoApplication,

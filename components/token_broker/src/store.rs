@@ -1,0 +1,560 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! What outlives the broker: the grants that the user wants remembered, and the audit log. One SQLite file in the
+//! profile, read at the start and written by a thread of its own.
+
+use std::collections::VecDeque;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, params};
+use secure_element::channel::Aid;
+use token_traits::Origin;
+use token_traits::prompt::{AuditEntry, GrantId, MAX_NAME_LENGTH};
+
+use crate::access::grants::{Grant, Lasts, MAX_GRANTS, Party, ReaderName, Subject};
+
+/// The file's name.
+const FILE: &str = "tokens.sqlite";
+/// Entries of the audit log that are kept in memory, for the page of tokens.
+pub const AUDIT_SHOWN: usize = 500;
+/// Entries of the audit log that are kept in the file.
+const AUDIT_KEPT: i64 = 10_000;
+/// The audit log is cut to its length after so many new entries.
+const AUDIT_SLACK: usize = 100;
+/// The layout of the tables below.
+const LAYOUT: i64 = 1;
+/// Longest name of a reader that is read from the file, in bytes: PC/SC's own limit is 128 characters.
+const MAX_READER_NAME: usize = 1024;
+
+const TABLES: &str = "
+    CREATE TABLE grants (
+        id INTEGER PRIMARY KEY,
+        origin TEXT NOT NULL,
+        top_level_origin TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        subject BLOB NOT NULL,
+        created INTEGER NOT NULL,
+        last_used INTEGER
+    ) STRICT;
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY,
+        time INTEGER NOT NULL,
+        origin TEXT NOT NULL,
+        reader TEXT NOT NULL,
+        applet BLOB,
+        decision TEXT NOT NULL
+    ) STRICT;
+";
+
+/// Something to be remembered or forgotten.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Write {
+    /// A grant that the user wants remembered.
+    Grant(GrantId, Grant),
+    /// A grant that was remembered has ended.
+    Revoke(GrantId),
+    /// A grant that is remembered was used.
+    Used(GrantId, SystemTime),
+    /// Something happened.
+    Audit(AuditEntry),
+}
+
+/// What was remembered.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    /// The grants.
+    pub grants: Vec<(GrantId, Grant)>,
+    /// The newest [`AUDIT_SHOWN`] entries of the audit log, oldest first.
+    pub audit: VecDeque<AuditEntry>,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+    /// Entries of the audit log since it was last cut.
+    new_entries: usize,
+}
+
+impl Store {
+    /// Opens or makes the file in a folder that is there, and reads it. Rows that make no sense are left out.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, is damaged, or was written by a later version of this program. It is then left as it
+    /// is.
+    pub fn open(folder: &Path) -> Result<(Self, Remembered), rusqlite::Error> {
+        let path = folder.join(FILE);
+        // SQLite gives its other files the mode of this one.
+        let made = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)));
+        if let Err(error) = made {
+            log::warn!("{FILE}: {error}");
+        }
+        Self::use_connection(Connection::open(&path)?)
+    }
+
+    fn use_connection(connection: Connection) -> Result<(Self, Remembered), rusqlite::Error> {
+        connection.busy_timeout(Duration::from_secs(2))?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        // What a damaged or hostile file could otherwise make SQLite do.
+        connection.pragma_update(None, "trusted_schema", "OFF")?;
+        connection.pragma_update(None, "cell_size_check", "ON")?;
+        let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match layout {
+            0 => {
+                let transaction = connection.unchecked_transaction()?;
+                transaction.execute_batch(TABLES)?;
+                transaction.pragma_update(None, "user_version", LAYOUT)?;
+                transaction.commit()?;
+            }
+            LAYOUT => {}
+            _ => return Err(rusqlite::Error::InvalidQuery),
+        }
+        let remembered = Remembered {
+            grants: read_grants(&connection)?,
+            audit: read_audit(&connection)?,
+        };
+        let store = Self {
+            connection,
+            new_entries: 0,
+        };
+        Ok((store, remembered))
+    }
+
+    /// Writes all or nothing, and returns when it is on the disk.
+    ///
+    /// # Errors
+    /// If the disk is full, for example.
+    pub fn write(&mut self, writes: &[Write]) -> Result<(), rusqlite::Error> {
+        let transaction = self.connection.transaction()?;
+        for write in writes {
+            match write {
+                Write::Grant(id, grant) => {
+                    let (kind, subject) = subject_to_columns(&grant.subject);
+                    transaction.execute(
+                        "INSERT OR REPLACE INTO grants VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                        params![
+                            id.0,
+                            grant.party.origin.as_str(),
+                            grant.party.top_level_origin.as_str(),
+                            kind,
+                            subject,
+                            to_seconds(grant.created),
+                            grant.last_used.map(to_seconds),
+                        ],
+                    )?;
+                }
+                Write::Revoke(id) => {
+                    transaction.execute("DELETE FROM grants WHERE id = ?1", [id.0])?;
+                }
+                Write::Used(id, time) => {
+                    transaction.execute(
+                        "UPDATE grants SET last_used = ?2 WHERE id = ?1",
+                        [id.0, to_seconds(*time)],
+                    )?;
+                }
+                Write::Audit(entry) => {
+                    self.new_entries += 1;
+                    transaction.execute(
+                        "INSERT INTO audit (time, origin, reader, applet, decision)
+                         VALUES (?1, ?2, ?3, ?4, ?5)",
+                        params![
+                            to_seconds(entry.time),
+                            entry.origin.as_str(),
+                            entry.reader,
+                            entry.applet,
+                            entry.decision,
+                        ],
+                    )?;
+                }
+            }
+        }
+        if self.new_entries >= AUDIT_SLACK {
+            transaction.execute(
+                "DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?1",
+                [AUDIT_KEPT],
+            )?;
+            self.new_entries = 0;
+        }
+        transaction.commit()
+    }
+}
+
+fn read_grants(connection: &Connection) -> Result<Vec<(GrantId, Grant)>, rusqlite::Error> {
+    let mut statement = connection.prepare(
+        "SELECT id, origin, top_level_origin, kind, subject, created, last_used FROM grants
+         ORDER BY id LIMIT ?1",
+    )?;
+    let limit = i64::try_from(MAX_GRANTS).unwrap_or(i64::MAX);
+    let mut rows = statement.query([limit])?;
+    let mut grants = Vec::new();
+    while let Some(row) = rows.next()? {
+        match read_grant(row) {
+            Some(grant) => grants.push(grant),
+            None => log::warn!("{FILE}: a grant makes no sense and is left out"),
+        }
+    }
+    Ok(grants)
+}
+
+fn read_grant(row: &Row<'_>) -> Option<(GrantId, Grant)> {
+    let origin = |column| Origin::new(&row.get::<_, String>(column).ok()?);
+    let grant = Grant {
+        party: Party {
+            origin: origin(1)?,
+            top_level_origin: origin(2)?,
+        },
+        subject: subject_from_columns(&row.get::<_, String>(3).ok()?, row.get(4).ok()?)?,
+        lasts: Lasts::UntilRevoked,
+        created: from_seconds(row.get(5).ok()?)?,
+        last_used: match row.get(6).ok()? {
+            Value::Null => None,
+            Value::Integer(seconds) => Some(from_seconds(seconds)?),
+            _ => return None,
+        },
+    };
+    Some((GrantId(row.get(0).ok()?), grant))
+}
+
+fn read_audit(connection: &Connection) -> Result<VecDeque<AuditEntry>, rusqlite::Error> {
+    let mut statement = connection.prepare(
+        "SELECT time, origin, reader, applet, decision FROM audit ORDER BY id DESC LIMIT ?1",
+    )?;
+    let limit = i64::try_from(AUDIT_SHOWN).unwrap_or(i64::MAX);
+    let mut rows = statement.query([limit])?;
+    let mut audit = VecDeque::new();
+    while let Some(row) = rows.next()? {
+        if let Some(entry) = read_entry(row) {
+            audit.push_front(entry);
+        }
+    }
+    Ok(audit)
+}
+
+fn read_entry(row: &Row<'_>) -> Option<AuditEntry> {
+    let text = |column| {
+        let text: String = row.get(column).ok()?;
+        (text.chars().count() <= MAX_NAME_LENGTH).then_some(text)
+    };
+    let applet: Option<Vec<u8>> = row.get(3).ok()?;
+    Some(AuditEntry {
+        time: from_seconds(row.get(0).ok()?)?,
+        origin: Origin::new(&row.get::<_, String>(1).ok()?)?,
+        reader: text(2)?,
+        applet: applet.filter(|applet| applet.len() <= Aid::MAX_LENGTH),
+        decision: text(4)?,
+    })
+}
+
+fn subject_to_columns(subject: &Subject) -> (&'static str, &[u8]) {
+    match subject {
+        Subject::Reader(ReaderName::Pcsc(name)) => ("pcsc reader", name.as_bytes()),
+        Subject::Reader(ReaderName::Virtual(profile)) => ("virtual card", profile.as_bytes()),
+        Subject::Applet(aid) => ("applet", aid.as_bytes()),
+    }
+}
+
+fn subject_from_columns(kind: &str, subject: Vec<u8>) -> Option<Subject> {
+    if subject.len() > MAX_READER_NAME {
+        return None;
+    }
+    Some(match kind {
+        "pcsc reader" => Subject::Reader(ReaderName::Pcsc(String::from_utf8(subject).ok()?)),
+        "virtual card" => Subject::Reader(ReaderName::Virtual(String::from_utf8(subject).ok()?)),
+        "applet" => Subject::Applet(Aid::new(&subject).ok()?),
+        _ => return None,
+    })
+}
+
+/// Seconds since the beginning of 1970; what was before is then.
+fn to_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
+}
+
+fn from_seconds(seconds: i64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+/// The thread that writes, so that nobody waits for the disk. Dropped, it writes what is left.
+#[derive(Debug)]
+pub struct Writer {
+    writes: Option<Sender<Write>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread. It calls `on_failure` whenever something could not be written, with a sentence for the user.
+    ///
+    /// # Errors
+    /// If there can be no further thread.
+    pub fn start(
+        mut store: Store,
+        on_failure: impl Fn(String) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (sender, receiver) = mpsc::channel::<Write>();
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                while let Ok(first) = receiver.recv() {
+                    // Whatever has come meanwhile goes to the disk together.
+                    let writes: Vec<Write> =
+                        std::iter::once(first).chain(receiver.try_iter()).collect();
+                    if let Err(error) = store.write(&writes) {
+                        log::error!("{FILE}: {error}");
+                        on_failure(not_remembered(&error));
+                    }
+                }
+            })?;
+        Ok(Self {
+            writes: Some(sender),
+            thread: Some(thread),
+        })
+    }
+
+    /// Writes something as soon as possible.
+    pub fn write(&self, write: Write) {
+        if let Some(writes) = &self.writes {
+            // The thread ends after this only.
+            let _ = writes.send(write);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.writes.take());
+        if let Some(thread) = self.thread.take() {
+            // It does not panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A sentence for the user.
+pub fn not_remembered(error: &rusqlite::Error) -> String {
+    format!(
+        "What you allow is not remembered, because the file {FILE} in the profile cannot be used: {error}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn grant(subject: Subject) -> Grant {
+        Grant {
+            party: Party {
+                origin: Origin::new("https://bank.example").unwrap(),
+                top_level_origin: Origin::new("https://shop.example").unwrap(),
+            },
+            subject,
+            lasts: Lasts::UntilRevoked,
+            created: from_seconds(1_000_000_000).unwrap(),
+            last_used: None,
+        }
+    }
+
+    fn entry(decision: &str) -> AuditEntry {
+        AuditEntry {
+            time: from_seconds(2_000_000_000).unwrap(),
+            origin: Origin::new("https://bank.example").unwrap(),
+            reader: "Reader".to_owned(),
+            applet: Some(vec![1, 2, 3, 4, 5]),
+            decision: decision.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_there_the_next_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let grants = [
+            Subject::Reader(ReaderName::Pcsc("Reader 00 00".to_owned())),
+            Subject::Reader(ReaderName::Virtual("default".to_owned())),
+            Subject::Applet(Aid::new(&[0xA0, 0, 0, 0, 1]).unwrap()),
+        ]
+        .map(grant);
+        let (mut store, remembered) = Store::open(folder.path()).unwrap();
+        assert!(remembered.grants.is_empty() && remembered.audit.is_empty());
+        let id = |index: usize| GrantId(i64::try_from(index).unwrap() + 7);
+        for (index, grant) in grants.iter().enumerate() {
+            store
+                .write(&[Write::Grant(id(index), grant.clone())])
+                .unwrap();
+        }
+        store
+            .write(&[
+                Write::Revoke(id(1)),
+                Write::Used(id(2), from_seconds(1_500_000_000).unwrap()),
+                Write::Audit(entry("first")),
+                Write::Audit(entry("second")),
+            ])
+            .unwrap();
+        drop(store);
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder.path().join(FILE)), 0o600);
+
+        let (_, remembered) = Store::open(folder.path()).unwrap();
+        let mut used = grants[2].clone();
+        used.last_used = from_seconds(1_500_000_000);
+        assert_eq!(
+            remembered.grants,
+            [(id(0), grants[0].clone()), (id(2), used)]
+        );
+        assert_eq!(remembered.audit, [entry("first"), entry("second")]);
+    }
+
+    #[test]
+    fn the_audit_log_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        let entries = vec![Write::Audit(entry("again")); 12_000];
+        store.write(&entries).unwrap();
+        store.write(&[Write::Audit(entry("last"))]).unwrap();
+        let count: i64 = store
+            .connection
+            .query_row("SELECT count(*) FROM audit", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, AUDIT_KEPT + 1);
+        drop(store);
+        let (_, remembered) = Store::open(folder.path()).unwrap();
+        assert_eq!(remembered.audit.len(), AUDIT_SHOWN);
+        assert_eq!(remembered.audit.back(), Some(&entry("last")));
+    }
+
+    #[test]
+    fn a_file_that_is_none_or_of_another_version_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        std::fs::write(
+            &path,
+            "this is no database, but long enough to look like one".repeat(100),
+        )
+        .unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(Store::open(folder.path()).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+
+        std::fs::remove_file(&path).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
+        let later = LAYOUT + 1;
+        store
+            .connection
+            .pragma_update(None, "user_version", later)
+            .unwrap();
+        drop(store);
+        assert!(Store::open(folder.path()).is_err());
+
+        assert!(Store::open(&folder.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn rows_that_make_no_sense_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        let good = grant(Subject::Applet(Aid::new(&[1; 5]).unwrap()));
+        store
+            .write(&[Write::Grant(GrantId(1), good.clone())])
+            .unwrap();
+        let bad = [
+            "(2, 'null', 'https://a.example', 'applet', x'0101010101', 1, NULL)",
+            "(3, 'https://a.example', '', 'applet', x'0101010101', 1, NULL)",
+            "(4, 'https://a.example', 'https://a.example', 'applet', zeroblob(17), 1, NULL)",
+            "(5, 'https://a.example', 'https://a.example', 'pcsc reader', x'FF', 1, NULL)",
+            "(6, 'https://a.example', 'https://a.example', 'everything', x'01', 1, NULL)",
+            "(7, 'https://a.example', 'https://a.example', 'pcsc reader', x'41', -1, NULL)",
+            "(8, 'https://a.example', 'https://a.example', 'pcsc reader', zeroblob(2000), 1, NULL)",
+            "(9, 'https://a.example', 'https://a.example', 'pcsc reader', x'41', 1, -1)",
+        ];
+        for row in bad {
+            let insert = format!("INSERT INTO grants VALUES {row}");
+            store.connection.execute(&insert, []).unwrap();
+        }
+        let long = "x".repeat(MAX_NAME_LENGTH + 1);
+        for (origin, reader) in [("null", "Reader"), ("https://a.example", &long)] {
+            store
+                .connection
+                .execute(
+                    "INSERT INTO audit VALUES (NULL, 1, ?1, ?2, NULL, 'x')",
+                    [origin, reader],
+                )
+                .unwrap();
+        }
+        drop(store);
+        let (_, remembered) = Store::open(folder.path()).unwrap();
+        assert_eq!(remembered.grants, [(GrantId(1), good)]);
+        assert!(remembered.audit.is_empty());
+    }
+
+    #[test]
+    fn the_writer_writes_what_is_left_and_says_what_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let start = |store| {
+            let failures = failures.clone();
+            Writer::start(store, move |failure| failures.lock().unwrap().push(failure)).unwrap()
+        };
+        let writer = start(store);
+        for _ in 0..100 {
+            writer.write(Write::Audit(entry("kept")));
+        }
+        drop(writer);
+        assert!(failures.lock().unwrap().is_empty());
+        let (store, remembered) = Store::open(folder.path()).unwrap();
+        assert_eq!(remembered.audit.len(), 100);
+
+        store
+            .connection
+            .pragma_update(None, "query_only", "ON")
+            .unwrap();
+        let writer = start(store);
+        writer.write(Write::Audit(entry("lost")));
+        drop(writer);
+        assert_eq!(failures.lock().unwrap().len(), 1);
+        assert!(failures.lock().unwrap()[0].contains("not remembered"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_damaged_file_does_no_harm(
+            damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..40),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut store, _) = Store::open(folder.path()).unwrap();
+            let named = |name: String| grant(Subject::Reader(ReaderName::Pcsc(name)));
+            for id in 0..20 {
+                store.write(&[Write::Grant(GrantId(id), named(id.to_string()))]).unwrap();
+            }
+            drop(store);
+            let path = folder.path().join(FILE);
+            let mut bytes = std::fs::read(&path).unwrap();
+            for (index, byte) in damage {
+                let index = index.index(bytes.len());
+                bytes[index] = byte;
+            }
+            std::fs::write(&path, bytes).unwrap();
+            if let Ok((mut store, remembered)) = Store::open(folder.path()) {
+                prop_assert!(remembered.grants.len() <= MAX_GRANTS);
+                let _ = store.write(&[Write::Grant(GrantId(99), named(String::new()))]);
+            }
+        }
+    }
+}
