@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use super::directory::{self, EF_DIR, MAX_RECORDS};
 use super::files::{
     DirectoryEntry, Path, parse_conditions, parse_dodf, parse_main, parse_odf, parse_rules,
 };
@@ -26,20 +27,8 @@ pub const GPAC_ARF_AID: [u8; 12] = *b"\xA0\x00\x00\x00\x18GPAC-15";
 const APPLICATIONS: [[u8; 12]; 2] = [PKCS15_AID, GPAC_ARF_AID];
 
 const EF_ODF: [u8; 2] = [0x50, 0x31];
-/// From the master file.
-const EF_DIR: [u8; 4] = [0x3F, 0x00, 0x2F, 0x00];
-const MASTER_FILE: [u8; 2] = [0x3F, 0x00];
 
-const INS_SELECT: u8 = 0xA4;
-const SELECT_BY_FILE_ID: u8 = 0x00;
-const SELECT_BY_PATH_FROM_MF: u8 = 0x08;
-const SELECT_BY_PATH: u8 = 0x09;
-/// Answer with the file control parameters.
-const SELECT_FCP: u8 = 0x04;
 const INS_READ_BINARY: u8 = 0xB0;
-const INS_READ_RECORD: u8 = 0xB2;
-/// The record of the number in P1, in the file that is selected.
-const READ_THIS_RECORD: u8 = 0x04;
 
 const FCP_TEMPLATE: Tag = Tag(0x62);
 const FCI_TEMPLATE: Tag = Tag(0x6F);
@@ -52,8 +41,6 @@ const OFFSET_OUTSIDE: StatusWord = StatusWord(0x6B00);
 /// READ BINARY has 15 bits for the offset.
 const MAX_FILE: usize = 0x8000;
 const MAX_BLOCK: usize = 256;
-/// EF.DIR has a handful.
-const MAX_RECORDS: u8 = 64;
 const MAX_COMMANDS: u16 = 1100;
 
 /// Reads the access rule files on a channel of its own, selecting whatever has to be.
@@ -163,19 +150,6 @@ impl ArfReader {
         Ok(ArfStep::Send(Box::new(self), command))
     }
 
-    fn command(
-        &self,
-        ins: u8,
-        [p1, p2]: [u8; 2],
-        data: &[u8],
-        le: usize,
-    ) -> Result<CommandApdu, Closed> {
-        let class = class_byte::interindustry(self.channel);
-        let header = Header::new(class, ins, p1, p2);
-        let le = u32::try_from(le).ok();
-        CommandApdu::with_shortest_form(header, data.to_vec(), le).map_err(|_| Closed::TooLong)
-    }
-
     fn select_application(self, rest: &'static [[u8; 12]]) -> Result<ArfStep, Closed> {
         let Some(aid) = rest.first() else {
             let path = Path::new(&EF_DIR).ok_or(Closed::MalformedFile)?;
@@ -210,7 +184,7 @@ impl ArfReader {
     }
 
     fn read_record(self, number: u8) -> Result<ArfStep, Closed> {
-        let command = self.command(INS_READ_RECORD, [number, READ_THIS_RECORD], &[], MAX_BLOCK)?;
+        let command = directory::read_record(self.channel, number);
         self.send(State::Record(number), command)
     }
 
@@ -234,14 +208,7 @@ impl ArfReader {
     }
 
     fn select(self, path: &Path, state: State) -> Result<ArfStep, Closed> {
-        let (p1, data) = match path.as_bytes() {
-            id @ [_, _] => (SELECT_BY_FILE_ID, id),
-            path => match path.strip_prefix(&MASTER_FILE) {
-                Some(path) => (SELECT_BY_PATH_FROM_MF, path),
-                None => (SELECT_BY_PATH, path),
-            },
-        };
-        let command = self.command(INS_SELECT, [p1, SELECT_FCP], data, MAX_BLOCK)?;
+        let command = directory::select(self.channel, path).map_err(|_| Closed::TooLong)?;
         self.send(state, command)
     }
 
@@ -277,7 +244,11 @@ impl ArfReader {
             return Err(Closed::TooLong);
         }
         let [.., p1, p2] = offset.to_be_bytes();
-        let command = self.command(INS_READ_BINARY, [p1, p2], &[], file.asked)?;
+        let class = class_byte::interindustry(self.channel);
+        let header = Header::new(class, INS_READ_BINARY, p1, p2);
+        let le = u32::try_from(file.asked).ok();
+        let command = CommandApdu::with_shortest_form(header, Vec::new(), le);
+        let command = command.map_err(|_| Closed::TooLong)?;
         self.send(State::Read(goal, file), command)
     }
 

@@ -7,7 +7,7 @@
 //!
 //! - [`Rule`] and its parts: one rule, whatever it was read from;
 //! - [`parse_rules`]: the rules in an ARA-M's answer; [`AraMReader`]: how to get that answer;
-//! - [`ArfReader`]: the rules in the PKCS#15 files of a UICC;
+//! - [`ArfReader`]: the rules in the PKCS#15 files of a UICC; [`DirectoryReader`]: whether it is one;
 //! - [`RuleSet`]: the decision, for an [`AppId`] and a [`Target`].
 //!
 //! What a rule calls a device application is an origin here, and its identifier the hash of the
@@ -21,6 +21,7 @@ mod ara_m;
 mod arf;
 mod data_objects;
 mod decision;
+mod directory;
 mod files;
 mod rule;
 
@@ -29,6 +30,7 @@ pub use ara_m::{ARA_M_AID, AraMReader, AraMStep};
 pub use arf::{ArfReader, ArfStep, GPAC_ARF_AID, PKCS15_AID};
 pub use data_objects::{RulesError, parse_rules};
 pub use decision::{Access, Denial, RuleSet, Specificity, Target};
+pub use directory::{DirectoryReader, DirectoryStep};
 pub use files::DirectoryEntry;
 pub use rule::{AidRef, ApduRule, AppRef, Filter, Filters, Rule};
 

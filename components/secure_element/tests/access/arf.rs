@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use secure_element::access::{
-    Access, AppId, ArfReader, ArfStep, Closed, DirectoryEntry, GPAC_ARF_AID, MAX_BYTES, MAX_RULES,
-    Outcome, PKCS15_AID, RefreshTag, RulesError, Target,
+    Access, AppId, ArfReader, ArfStep, Closed, DirectoryEntry, DirectoryReader, DirectoryStep,
+    GPAC_ARF_AID, MAX_BYTES, MAX_RULES, Outcome, PKCS15_AID, RefreshTag, RulesError, Target,
 };
 use secure_element::apdu::{CommandApdu, ResponseApdu, StatusWord};
 use secure_element::channel::Aid;
@@ -387,6 +387,61 @@ fn records_of_ef_dir() {
         "61",
     ] {
         assert_eq!(DirectoryEntry::parse(&hex(record)), None, "{record}");
+    }
+}
+
+/// What [`DirectoryReader`] finds out from these answers: status words behind data, in digits. Also how
+/// many it has taken.
+fn look(answers: &[&str]) -> (Result<bool, Closed>, usize) {
+    let mut step = DirectoryReader::start(ChannelNumber::new(2).unwrap());
+    let mut taken = 0;
+    loop {
+        let (reader, command) = match step {
+            DirectoryStep::Send(reader, command) => (reader, command),
+            DirectoryStep::Done(is_uicc) => return (Ok(is_uicc), taken),
+            DirectoryStep::Closed(why) => return (Err(why), taken),
+        };
+        let expected = match taken {
+            0 => hex("02 A4 08 04 02 2F00 00"),
+            record => vec![0x02, 0xB2, record as u8, 0x04, 0x00],
+        };
+        assert_eq!(command.encode(), expected);
+        let answer = answers.get(taken).or(answers.last()).unwrap();
+        step = reader.receive(&ResponseApdu::parse(&hex(answer)).unwrap());
+        taken += 1;
+    }
+}
+
+#[test]
+fn a_usim_or_an_isim_in_ef_dir_makes_a_uicc() {
+    const PKCS15: &str = "610E 4F0C A000000063504B43532D3135 9000";
+    const USIM: &str = "6109 4F07 A0000000871002 FFFF 9000";
+    const ISIM: &str = "6109 4F07 A0000000871004 9000";
+    for (answers, expected) in [
+        (&["9000", USIM][..], (Ok(true), 2)),
+        (&["6200 9000", PKCS15, "FFFF 9000", ISIM], (Ok(true), 4)),
+        // A warning is no failure.
+        (&["6283", "6109 4F07 A0000000871002 6282"], (Ok(true), 2)),
+        (&["9000", PKCS15, "6A83"], (Ok(false), 3)),
+        (&["9000", "6A83"], (Ok(false), 2)),
+        // A card that has no end of records.
+        (&["9000", PKCS15], (Ok(false), 65)),
+        // No such file, none of records, none for everybody.
+        (&["6A82"], (Ok(false), 1)),
+        (&["6D00"], (Ok(false), 1)),
+        (&["6F00"], (Ok(false), 1)),
+        (&["9000", "6981"], (Ok(false), 2)),
+        (&["9000", "6982"], (Ok(false), 2)),
+        (&["9000", "6D00"], (Ok(false), 2)),
+        (&["9000", "9404"], (Ok(false), 2)),
+    ] {
+        assert_eq!(look(answers), expected, "{answers:?}");
+    }
+    // It is there, and cannot be read.
+    for status in [0x6400, 0x6581, 0x6600, 0x6F00] {
+        let closed = Closed::Status(StatusWord(status));
+        let answer = format!("{status:04X}");
+        assert_eq!(look(&["9000", &answer]), (Err(closed), 2));
     }
 }
 
