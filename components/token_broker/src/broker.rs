@@ -770,4 +770,6 @@ fn invalid_value(error: &dyn std::error::Error) -> TokenError {
 #[cfg(test)]
 mod access_tests;
 #[cfg(test)]
+mod consent_tests;
+#[cfg(test)]
 mod tests;

@@ -39,7 +39,8 @@ impl Rig {
     /// A port of this origin, with a session.
     fn visit(&mut self, origin: &str) -> (PortId, SessionId) {
         self.grant(origin, true);
-        let port = self.open_port(self.next_port(), origin);
+        let number = self.next_port();
+        let port = self.open_port(number, origin);
         let session = self.open_session(port);
         (port, session)
     }

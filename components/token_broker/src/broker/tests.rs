@@ -81,7 +81,7 @@ pub(super) fn embedded() -> WorkerKind {
     }
 }
 
-fn identity(origin: &str) -> PortIdentity {
+pub(super) fn identity(origin: &str) -> PortIdentity {
     let origin = Origin::new(origin).unwrap();
     PortIdentity {
         origin: origin.clone(),
@@ -93,7 +93,7 @@ fn identity(origin: &str) -> PortIdentity {
     }
 }
 
-fn status(name: &str, present: bool) -> ReaderStatus {
+pub(super) fn status(name: &str, present: bool) -> ReaderStatus {
     ReaderStatus {
         name: name.into(),
         present,
@@ -114,17 +114,48 @@ impl Rig {
     /// With access rules and this card as the embedded one.
     pub(super) fn with_card(access: Option<AccessConfig>, card: VirtualCard) -> Self {
         let mut rig = Self::configured(false, access);
+        rig.insert_card(embedded(), card);
+        rig
+    }
+
+    /// With PC/SC, access rules, this card as the embedded one, and nobody who may see it.
+    pub(super) fn without_grants(access: AccessConfig, card: VirtualCard) -> Self {
+        let mut rig = Self::configured(true, Some(access));
+        rig.insert_card(embedded(), card);
+        rig.grant(ORIGIN, false);
+        rig
+    }
+
+    pub(super) fn insert_card(&mut self, reader: WorkerKind, card: VirtualCard) {
         let card = FakeCard {
             card,
             resets: 0,
             commands: vec![],
         };
-        rig.cards.insert(embedded(), card);
-        rig
+        self.cards.insert(reader, card);
+    }
+
+    pub(super) fn card_of(&mut self, reader: &WorkerKind) -> &mut FakeCard {
+        self.cards.get_mut(reader).unwrap()
+    }
+
+    /// Whether no card has a worker.
+    pub(super) fn workers_are_idle(&self) -> bool {
+        self.to_start.is_empty()
+            && self
+                .workers
+                .values()
+                .all(|worker| worker.kind == WorkerKind::PcscMonitor)
+    }
+
+    /// How many commands a card was sent.
+    pub(super) fn commands(&self, reader: &WorkerKind) -> usize {
+        self.cards.get(reader).map_or(0, |card| card.commands.len())
     }
 
     /// A number for a port that no other has.
-    pub(super) fn next_port(&self) -> u64 {
+    pub(super) fn next_port(&mut self) -> u64 {
+        self.next_request += 1;
         self.next_request + 1000
     }
 
@@ -173,11 +204,12 @@ impl Rig {
     }
 
     pub(super) fn open_port(&mut self, port: u64, origin: &str) -> PortId {
+        self.open_port_as(port, identity(origin))
+    }
+
+    pub(super) fn open_port_as(&mut self, port: u64, identity: PortIdentity) -> PortId {
         let port = PortId(port);
-        self.input(Input::OpenPort {
-            port,
-            identity: identity(origin),
-        });
+        self.input(Input::OpenPort { port, identity });
         port
     }
 
@@ -353,6 +385,12 @@ impl Rig {
                 return;
             }
         }
+    }
+
+    /// Lets so much time pass.
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.input(Input::Tick);
     }
 
     /// Lets time pass up to the broker's next deadline.
