@@ -14,11 +14,12 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use secure_element::apdu::{CommandApdu, Header};
 use secure_element::class_byte::check_caller_command;
 use token_broker::broker::{Broker, DEFAULT_TIMEOUT, Input, MAX_TIMEOUT, Output};
-use token_traits::control::{BrokerConfig, WorkerId, WorkerKind};
+use token_traits::control::{AccessConfig, BrokerConfig, WhenNoRules, WorkerId, WorkerKind};
 use token_traits::port::{
     ChannelId, ChannelType, Command, MAX_REQUESTS_IN_FLIGHT, PortMessage, PortRequest, ReaderId,
     ReaderInfo, ReplyBody, RequestBody, RequestId, SessionId,
 };
+use token_traits::prompt::{GrantId, Overview, PromptAnswer, PromptId, PromptRequest, Question};
 use token_traits::{
     Connection, Feature, FeatureSet, Frame, Origin, PermissionState, PortId, PortIdentity,
 };
@@ -35,8 +36,11 @@ const SETTLE_ROUNDS: usize = 64;
 /// Deadlines that may follow each other before everything has come to its end. Each request has one, and so have the
 /// worker that is started for it, and what has to be closed afterwards.
 const MAX_TICKS: usize = 20 * MAX_REQUESTS_IN_FLIGHT * SLOTS as usize;
-/// What a broker without ports may keep, as the length of its debug output: grants and readers.
-const MAX_REST: usize = 32 * 1024;
+/// What a broker without ports may keep, as the length of its debug output: grants, readers and the audit log.
+const MAX_REST: usize = 256 * 1024;
+
+/// A prompt may be left unanswered for so long, and what comes before and after it takes a little.
+const PROMPT_LIMIT: Duration = Duration::from_secs(5 * 60 + 10);
 
 /// A chip card's answer to reset: T=0, no historical bytes.
 const ATR: [u8; 2] = [0x3B, 0x00];
@@ -71,11 +75,21 @@ pub enum Operation {
     Wait,
     /// Up to the next deadline, and then a tick.
     Deadline,
-    /// Workers start, and answer as honest ones do, until there is nothing more to be done.
+    /// Workers start, and answer as honest ones do, until there is nothing more to be done. Users have done something, but
+    /// do not answer.
     Settle,
+    /// Whether the user has just done something (1 byte), for the first prompt that waits for that.
+    Activation,
+    /// Index among the prompts that are shown, answer (1 byte: refused, not asked, allowed, reader), index of the reader,
+    /// whether it is to be remembered.
+    AnswerPrompt,
+    /// The page of tokens asks for everything.
+    Overview,
+    /// Number of the grant.
+    Revoke,
 }
 
-const OPERATIONS: [Operation; 14] = [
+const OPERATIONS: [Operation; 18] = [
     Operation::OpenPort,
     Operation::ClosePort,
     Operation::Request,
@@ -90,6 +104,10 @@ const OPERATIONS: [Operation; 14] = [
     Operation::Wait,
     Operation::Deadline,
     Operation::Settle,
+    Operation::Activation,
+    Operation::AnswerPrompt,
+    Operation::Overview,
+    Operation::Revoke,
 ];
 
 /// What a document asks for. Ids of readers, sessions and channels are one byte.
@@ -186,10 +204,13 @@ const ERRORS: [WorkerError; 13] = [
     WorkerError::NoService,
 ];
 
-/// Runs a script: which readers there are (1 byte: bit 1 PC/SC, bit 2 the embedded card), then [`Operation`]s.
+/// Runs a script: which readers there are (1 byte: bit 1 PC/SC, bit 2 the embedded card, bit 3 access rules are enforced),
+/// then [`Operation`]s.
 ///
 /// - Each request is answered at most once, and only by a port that is open and asked.
 /// - Only an origin with a grant learns of readers, sessions, channels and elements.
+/// - The user is asked only for documents that are open and may ask, and about a reader only after having done something.
+/// - What is revoked is no longer listed.
 /// - An element that has gone comes back before it goes again.
 /// - There is always a deadline before a request's time is over.
 /// - A worker has one request at most, and gets none before it has started or after it has gone.
@@ -229,6 +250,15 @@ struct Rig {
     now: Instant,
     slots: [Option<Port>; SLOTS as usize],
     grants: [bool; SLOTS as usize],
+    /// Whether the user has ever chosen a reader for the slot's origins.
+    chosen: [bool; SLOTS as usize],
+    /// Prompts that wait for the user to have done something, with their webviews.
+    waiting: Vec<(PromptId, u64)>,
+    /// Prompts for which the user has.
+    active: BTreeSet<PromptId>,
+    /// Prompts that are shown.
+    prompts: BTreeMap<PromptId, PromptRequest>,
+    overview: Option<Overview>,
     to_start: Vec<(WorkerId, WorkerKind)>,
     running: BTreeMap<u64, Worker>,
     ended: BTreeSet<u64>,
@@ -287,6 +317,11 @@ impl Rig {
             now: Instant::now(),
             slots: [const { None }; SLOTS as usize],
             grants: [false; SLOTS as usize],
+            chosen: [false; SLOTS as usize],
+            waiting: Vec::new(),
+            active: BTreeSet::new(),
+            prompts: BTreeMap::new(),
+            overview: None,
             to_start: Vec::new(),
             running: BTreeMap::new(),
             ended: BTreeSet::new(),
@@ -297,7 +332,10 @@ impl Rig {
             pcsc: options & 1 != 0,
             virtual_card: (options & 2 != 0).then(|| "default".into()),
             uicc_readers: Vec::new(),
-            access: Default::default(),
+            access: (options & 4 != 0).then(|| AccessConfig {
+                device_rules: String::new(),
+                when_no_rules: Some(WhenNoRules::Ask),
+            }),
             store: None,
         }));
         rig.set_grant(0, true);
@@ -388,6 +426,39 @@ impl Rig {
                 self.tick();
             }
             Operation::Settle => self.settle(),
+            Operation::Activation => {
+                let is_active = bool::arbitrary(script)?;
+                self.activation(is_active);
+            }
+            Operation::AnswerPrompt => {
+                let index = index(script, self.prompts.len())?;
+                let [kind, reader, remember] = <[u8; 3]>::arbitrary(script)?;
+                let remember = remember & 1 != 0;
+                let answer = match kind % 4 {
+                    0 => PromptAnswer::Refused,
+                    1 => PromptAnswer::NotAsked,
+                    2 => PromptAnswer::Allowed { remember },
+                    _ => PromptAnswer::Reader {
+                        index: reader.into(),
+                        remember,
+                    },
+                };
+                if let Some(id) = index.and_then(|index| self.prompts.keys().nth(index).copied()) {
+                    self.answer_prompt(id, answer);
+                }
+            }
+            Operation::Overview => {
+                self.overview();
+            }
+            Operation::Revoke => {
+                let id = GrantId(u8::arbitrary(script)?.into());
+                self.input(Input::Revoke(id));
+                let overview = self.overview();
+                assert!(
+                    overview.grants.iter().all(|grant| grant.id != Some(id)),
+                    "a grant that was revoked is listed"
+                );
+            }
         }
         Ok(())
     }
@@ -399,6 +470,62 @@ impl Rig {
     fn worker(&self, script: &mut Unstructured<'_>) -> Result<Option<WorkerId>> {
         let index = index(script, self.running.len())?;
         Ok(index.and_then(|index| self.running.keys().nth(index).copied().map(WorkerId)))
+    }
+
+    // The user.
+
+    fn activation(&mut self, is_active: bool) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let (prompt, _) = self.waiting.remove(0);
+        if is_active {
+            self.active.insert(prompt);
+        }
+        self.input(Input::Activation { prompt, is_active });
+    }
+
+    fn answer_prompt(&mut self, prompt: PromptId, answer: PromptAnswer) {
+        let Some(request) = self.prompts.remove(&prompt) else {
+            return;
+        };
+        if let (Question::ChooseReader { readers }, PromptAnswer::Reader { index, .. }) =
+            (&request.question, &answer)
+            && usize::try_from(*index).is_ok_and(|index| index < readers.len())
+        {
+            for slot in 0..SLOTS {
+                let identity = identity(slot);
+                if identity.origin == request.origin
+                    && identity.top_level_origin == request.top_level_origin
+                {
+                    self.chosen[usize::from(slot)] = true;
+                }
+            }
+        }
+        self.input(Input::PromptAnswered { prompt, answer });
+    }
+
+    fn overview(&mut self) -> Overview {
+        self.input(Input::GetOverview(7));
+        self.overview
+            .take()
+            .unwrap_or_else(|| panic!("there is no overview"))
+    }
+
+    fn prompt(&mut self, request: PromptRequest) {
+        let asks = self.slots.iter().enumerate().any(|(slot, port)| {
+            let identity = identity(u8::try_from(slot).unwrap_or_default());
+            port.is_some()
+                && identity.origin == request.origin
+                && identity.top_level_origin == request.top_level_origin
+                && identity.webview == request.webview
+                && identity.connection == Connection::TrustedHttps
+        });
+        assert!(asks, "the user is asked for nobody");
+        if matches!(request.question, Question::ChooseReader { .. }) {
+            assert!(self.active.contains(&request.id), "the user did nothing");
+        }
+        self.prompts.insert(request.id, request);
     }
 
     // The main process.
@@ -507,7 +634,7 @@ impl Rig {
 
     fn may_see_readers(&self, slot: usize) -> bool {
         let connection = u8::try_from(slot).map(|slot| identity(slot).connection);
-        self.grants[slot] && connection == Ok(Connection::TrustedHttps)
+        (self.grants[slot] || self.chosen[slot]) && connection == Ok(Connection::TrustedHttps)
     }
 
     // The workers.
@@ -612,7 +739,9 @@ impl Rig {
                 .iter()
                 .find(|(_, worker)| worker.request.is_some())
                 .map(|(id, _)| WorkerId(*id));
-            if !self.to_start.is_empty() {
+            if !self.waiting.is_empty() {
+                self.activation(true);
+            } else if !self.to_start.is_empty() {
                 self.start_worker(0);
             } else if busy.is_some() {
                 let nothing = &mut Unstructured::new(&[]);
@@ -689,6 +818,17 @@ impl Rig {
             Output::PortOpened(port) => {
                 self.slot_of(port);
             }
+            Output::CheckActivation(prompt, webview) => self.waiting.push((prompt, webview)),
+            Output::Prompt(request) => self.prompt(request),
+            Output::WithdrawPrompt(prompt) => {
+                let shown = self.prompts.remove(&prompt);
+                assert!(shown.is_some(), "a prompt that is not shown is withdrawn");
+            }
+            Output::Overview(id, overview) => {
+                assert_eq!(id, 7, "the answer to another question");
+                self.overview = Some(overview);
+            }
+            Output::Store(_) => {}
             Output::StartWorker(worker, kind) => {
                 let is_new = !self.ended.contains(&worker.0)
                     && !self.running.contains_key(&worker.0)
@@ -835,12 +975,12 @@ fn time_limit(body: &RequestBody) -> Option<Duration> {
             let limit = timeout_ms.map(|timeout| Duration::from_millis(timeout.into()));
             Some(limit.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT))
         }
-        RequestBody::GetReaders
-        | RequestBody::QueryPermission(_)
+        RequestBody::QueryPermission(_)
         | RequestBody::WatchElements
         | RequestBody::OpenSession(_)
-        | RequestBody::Reset(_)
-        | RequestBody::OpenChannel { .. } => Some(DEFAULT_TIMEOUT),
+        | RequestBody::Reset(_) => Some(DEFAULT_TIMEOUT),
+        RequestBody::GetReaders => Some(PROMPT_LIMIT),
+        RequestBody::OpenChannel { .. } => Some(3 * DEFAULT_TIMEOUT + PROMPT_LIMIT),
         RequestBody::Shutdown
         | RequestBody::CloseSessions(_)
         | RequestBody::CloseSession(_)

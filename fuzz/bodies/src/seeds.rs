@@ -628,6 +628,7 @@ struct Script(Vec<u8>);
 impl Script {
     const PCSC: u8 = 1;
     const EMBEDDED: u8 = 2;
+    const RULES: u8 = 4;
 
     fn new(readers: u8) -> Self {
         Self(vec![readers])
@@ -714,6 +715,47 @@ fn scripts() -> Seeds {
                 .then(Operation::SetGrant, &[2, 1])
                 .request(2, Request::GetReaders, &[])
                 .settle()
+                .done()
+        }),
+        ("the-user-chooses", {
+            let aid = [&[1, 1, 0x00, 8][..], &echo::AID].concat();
+            Script::new(Script::EMBEDDED | Script::RULES)
+                .open_port(2)
+                .request(2, Request::GetReaders, &[])
+                .then(Operation::Activation, &[1])
+                .then(Operation::AnswerPrompt, &[0, 3, 0, 1])
+                .request(2, Request::OpenSession, &[0])
+                .settle()
+                .request(2, Request::OpenChannel, &aid)
+                .settle()
+                .then(
+                    Operation::Answer,
+                    &[0, Answer::Response as u8, 2, 0x6A, 0x82],
+                )
+                .settle()
+                .then(Operation::AnswerPrompt, &[0, 2, 0, 1])
+                .settle()
+                .then(Operation::Overview, &[])
+                .then(Operation::Revoke, &[1])
+                .settle()
+                .then(Operation::Revoke, &[0])
+                .settle()
+                .done()
+        }),
+        ("the-user-refuses", {
+            Script::new(Script::EMBEDDED | Script::PCSC)
+                .open_port(2)
+                .request(2, Request::GetReaders, &[])
+                .then(Operation::Activation, &[0])
+                .request(2, Request::GetReaders, &[])
+                .then(Operation::Activation, &[1])
+                .then(Operation::WorkerStarted, &[0])
+                .then(Operation::Readers, &[1, 0, 1, 0])
+                .then(Operation::Readers, &[0])
+                .then(Operation::AnswerPrompt, &[0, 0, 0, 0])
+                .request(2, Request::GetReaders, &[])
+                .then(Operation::Activation, &[1])
+                .then(Operation::ClosePort, &[2])
                 .done()
         }),
         ("permission-withdrawn", {
