@@ -91,7 +91,7 @@ impl VirtualCard {
     /// profile says.
     pub fn from_profile(name: &str) -> Result<Self, UnknownProfile> {
         let profile = Profile::named(name)?;
-        let mut card = Self::new(profile, applets::default());
+        let mut card = Self::new(profile, applets::default(profile.access_rules));
         for applet in applets::others(profile.access_rules) {
             card.install(applet);
         }

@@ -29,6 +29,8 @@ pub enum AccessRules {
     ForEverybody,
     /// An ARA-M with a few rules: [`crate::applets::ara_m::AraM::sample`].
     Sample,
+    /// The same rules in PKCS#15 files, and an EF.DIR that names a USIM.
+    Files,
 }
 
 const DEFAULT: Profile = Profile {
@@ -41,7 +43,7 @@ const DEFAULT: Profile = Profile {
 
 impl Profile {
     /// The profiles that have a name, as configurations give it.
-    pub const NAMED: [(&'static str, Self); 7] = [
+    pub const NAMED: [(&'static str, Self); 8] = [
         ("default", DEFAULT),
         (
             "t0",
@@ -88,6 +90,15 @@ impl Profile {
             Self {
                 description: "like default, but without an ARA-M, as almost every card",
                 access_rules: AccessRules::None,
+                ..DEFAULT
+            },
+        ),
+        (
+            "uicc",
+            Self {
+                description: "like t0, but with a USIM in EF.DIR, and the rules of ara-m in PKCS#15 files",
+                protocol: Protocol::T0,
+                access_rules: AccessRules::Files,
                 ..DEFAULT
             },
         ),

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use virtual_card::Profile;
-use virtual_card::applets::{ara_m, echo};
+use virtual_card::applets::{ara_m, echo, uicc};
 
 /// What a loaded machine needs to start a program.
 const WAIT: Duration = Duration::from_secs(20);
@@ -139,6 +139,36 @@ fn rules_come_from_a_file() {
     }
     let mut driver = Driver::start(&["--profile", "no-rules"]);
     assert_eq!(driver.select(&ara_m::AID), [0x6A, 0x82]);
+}
+
+#[test]
+fn access_rule_files_come_from_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("conditions");
+    fs::write(&path, "30 00 # everybody").unwrap();
+    let replaced = format!("4311={}", path.display());
+    let arguments = [
+        "--profile",
+        "uicc",
+        "--arf-file",
+        &replaced,
+        "--arf-file",
+        "4312=",
+    ];
+    let mut driver = Driver::start(&arguments);
+    assert_eq!(driver.select(&uicc::AID), [0x90, 0]);
+    let select = |id: u16| [&[0, 0xA4, 0, 0x0C, 2][..], &id.to_be_bytes()].concat();
+    assert_eq!(driver.transmit(&select(0x4311)), [0x90, 0]);
+    assert_eq!(driver.transmit(&[0, 0xB0, 0, 0, 2]), [0x30, 0, 0x90, 0]);
+    assert_eq!(driver.transmit(&select(0x4312)), [0x6A, 0x82]);
+    assert_eq!(driver.transmit(&select(0x4313)), [0x90, 0]);
+
+    for (argument, message) in [("4311", "no ="), ("zz=", "digit"), ("1=nowhere", "nowhere")] {
+        let output = output(&["vpcd", "--arf-file", argument]);
+        assert_eq!(output.status.code(), Some(2));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(message), "{error}");
+    }
 }
 
 #[test]

@@ -71,6 +71,18 @@ const COMMAND_STORE_REF_AR_DO: Tag = Tag(0xF0);
 const COMMAND_DELETE: Tag = Tag(0xF1);
 const COMMAND_UPDATE_REFRESH_TAG: Tag = Tag(0xF2);
 
+/// The SHA-256 of `https://wallet.example`.
+pub(super) const WALLET: [u8; 32] = [
+    0x40, 0xD5, 0xFB, 0x05, 0x8E, 0x24, 0x0B, 0x4E, 0x2B, 0xD0, 0xED, 0x47, 0x7A, 0xFF, 0x47, 0x6C,
+    0xA3, 0x50, 0x86, 0xF3, 0x0B, 0x11, 0x02, 0xBB, 0x12, 0x4C, 0xBC, 0xAB, 0x4F, 0xEE, 0x80, 0xB2,
+];
+/// The SHA-1 of `https://shop.example`.
+pub(super) const SHOP: [u8; 20] = [
+    0x77, 0xE0, 0x64, 0xAB, 0x4E, 0x90, 0xFF, 0xDD, 0x99, 0xD4, 0xC6, 0xA6, 0xF7, 0x8C, 0x64, 0xF8,
+    0xBF, 0x71, 0x34, 0x07,
+];
+/// Header 00 10 or 80 10, mask 7F FF: any parameters.
+pub(super) const ECHO_ONLY: [u8; 8] = [0x00, echo::INS_ECHO, 0, 0, 0x7F, 0xFF, 0, 0];
 /// The value of an APDU-AR-DO that allows every command.
 const ALWAYS: [u8; 1] = [0x01];
 
@@ -108,7 +120,7 @@ struct Position {
 
 /// A file is neither rules nor hexadecimal digits.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[error("rules are BER-TLV, or pairs of hexadecimal digits with comments behind #")]
+#[error("rules are bytes, or pairs of hexadecimal digits with comments behind #")]
 pub struct NotRules;
 
 impl AraM {
@@ -139,19 +151,19 @@ impl AraM {
         }
     }
 
-    /// One with what is in a file: bytes, or hexadecimal digits with white space anywhere between
-    /// two of them and comments from # to the end of the line. If they begin with FF 40 they are
-    /// everything that is read out, else the rules.
-    pub fn from_file(content: &[u8]) -> Result<Self, NotRules> {
-        let bytes = match str::from_utf8(content) {
-            Ok(text) if text.is_ascii() => from_hex(text)?,
-            _ => content.to_vec(),
-        };
-        Ok(if bytes.starts_with(&GET_ALL.to_be_bytes()) {
+    /// One with these bytes. If they begin with FF 40 they are everything that is read out, else the
+    /// rules.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        if bytes.starts_with(&GET_ALL.to_be_bytes()) {
             Self::with_answer(bytes)
         } else {
             Self::with_rules(bytes)
-        })
+        }
+    }
+
+    /// One with what is in a file, as [`from_file`] reads it.
+    pub fn from_file(content: &[u8]) -> Result<Self, NotRules> {
+        from_file(content).map(Self::from_bytes)
     }
 
     /// The one of most profiles: every origin may use every application, with every command.
@@ -166,17 +178,6 @@ impl AraM {
     /// - `https://shop.example` (SHA-1) may send it the commands 00 10 and 80 10;
     /// - nobody may use the application with the PIN.
     pub fn sample() -> Self {
-        const WALLET: [u8; 32] = [
-            0x40, 0xD5, 0xFB, 0x05, 0x8E, 0x24, 0x0B, 0x4E, 0x2B, 0xD0, 0xED, 0x47, 0x7A, 0xFF,
-            0x47, 0x6C, 0xA3, 0x50, 0x86, 0xF3, 0x0B, 0x11, 0x02, 0xBB, 0x12, 0x4C, 0xBC, 0xAB,
-            0x4F, 0xEE, 0x80, 0xB2,
-        ];
-        const SHOP: [u8; 20] = [
-            0x77, 0xE0, 0x64, 0xAB, 0x4E, 0x90, 0xFF, 0xDD, 0x99, 0xD4, 0xC6, 0xA6, 0xF7, 0x8C,
-            0x64, 0xF8, 0xBF, 0x71, 0x34, 0x07,
-        ];
-        // Header 00 10 or 80 10, mask 7F FF: any parameters.
-        const ECHO_ONLY: [u8; 8] = [0x00, echo::INS_ECHO, 0, 0, 0x7F, 0xFF, 0, 0];
         const NEVER: [u8; 1] = [0x00];
         let rules = [
             rule(Some(&echo::AID), &[], &ALWAYS),
@@ -452,6 +453,15 @@ pub fn rule(aid: Option<&[u8]>, application: &[u8], access: &[u8]) -> Vec<u8> {
     let mut rule = Vec::new();
     tlv::write(&mut rule, REF_AR_DO, &parts);
     rule
+}
+
+/// What is in a file: bytes, or hexadecimal digits with white space anywhere between two of them and
+/// comments from # to the end of the line.
+pub fn from_file(content: &[u8]) -> Result<Vec<u8>, NotRules> {
+    match str::from_utf8(content) {
+        Ok(text) if text.is_ascii() => from_hex(text),
+        _ => Ok(content.to_vec()),
+    }
 }
 
 fn from_hex(text: &str) -> Result<Vec<u8>, NotRules> {

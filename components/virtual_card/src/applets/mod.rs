@@ -16,14 +16,17 @@
 //! | F0 "SERVO" 05 01 | [`origin`]: tells web origins apart |
 //! | F0 "SERVO" 06 31, 06 32, 06 FF | [`conformance`] |
 //! | A0 00 00 01 51 41 43 4C 00 | [`ara_m`]: the access rule application, where there is one |
+//! | A0 00 00 00 63 "PKCS-15" | [`uicc`]: access rules in files, where there are some |
 
 pub mod ara_m;
 pub mod conformance;
 pub mod echo;
 pub mod exclusive;
+pub mod files;
 pub mod issuer;
 pub mod origin;
 pub mod pin;
+pub mod uicc;
 
 use secure_element::channel::Aid;
 use secure_element::class_byte::without_channel;
@@ -31,8 +34,11 @@ use secure_element::class_byte::without_channel;
 use crate::{AccessRules, Applet};
 
 /// What is selected by default.
-pub(crate) fn default() -> Box<dyn Applet> {
-    Box::new(issuer::IssuerSecurityDomain)
+pub(crate) fn default(access_rules: AccessRules) -> Box<dyn Applet> {
+    match access_rules {
+        AccessRules::Files => Box::new(uicc::Directory::sample()),
+        _ => Box::new(issuer::IssuerSecurityDomain),
+    }
 }
 
 /// Everything else, in the order in which partial AIDs find it.
@@ -51,6 +57,7 @@ pub(crate) fn others(access_rules: AccessRules) -> Vec<Box<dyn Applet>> {
         AccessRules::None => {}
         AccessRules::ForEverybody => applets.push(Box::new(ara_m::AraM::for_everybody())),
         AccessRules::Sample => applets.push(Box::new(ara_m::AraM::sample())),
+        AccessRules::Files => applets.push(Box::new(uicc::Arf::sample())),
     }
     applets
 }

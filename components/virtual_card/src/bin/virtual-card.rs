@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Parser, Subcommand};
-use virtual_card::applets::ara_m::AraM;
+use virtual_card::applets::ara_m::{self, AraM};
+use virtual_card::applets::files::File;
+use virtual_card::applets::uicc::Arf;
 use virtual_card::{Profile, VirtualCard, vpcd};
 
 /// A smart card in software.
@@ -38,6 +40,11 @@ enum Command {
         /// as it is. Replaces the rules of the profile.
         #[arg(long, value_name = "FILE")]
         ara_m: Option<PathBuf>,
+        /// Put this file into the PKCS#15 application with the access rule files of the profile uicc:
+        /// its identifier, and a file with its content as bytes or as hexadecimal digits. Without
+        /// a name behind =, the file of that identifier is missing. Can be given several times.
+        #[arg(long, value_name = "ID=FILE", value_parser = arf_file)]
+        arf_file: Vec<(u16, PathBuf)>,
         /// How many seconds to wait for the driver.
         #[arg(long, default_value_t = 10)]
         wait: u64,
@@ -57,9 +64,10 @@ fn main() -> ExitCode {
         port,
         profile,
         ara_m,
+        arf_file,
         wait,
     } = Arguments::parse().command;
-    let mut card = match card(&profile, ara_m.as_deref()) {
+    let mut card = match card(&profile, ara_m.as_deref(), &arf_file) {
         Ok(card) => card,
         Err(error) => {
             eprintln!("virtual-card: {error}");
@@ -76,13 +84,36 @@ fn main() -> ExitCode {
     }
 }
 
-fn card(profile: &str, ara_m: Option<&Path>) -> Result<VirtualCard, String> {
+fn arf_file(argument: &str) -> Result<(u16, PathBuf), String> {
+    let (id, path) = argument.split_once('=').ok_or("there is no =")?;
+    let id = u16::from_str_radix(id, 16).map_err(|error| error.to_string())?;
+    Ok((id, path.into()))
+}
+
+fn card(
+    profile: &str,
+    ara_m: Option<&Path>,
+    arf_files: &[(u16, PathBuf)],
+) -> Result<VirtualCard, String> {
     let mut card = VirtualCard::from_profile(profile).map_err(|error| error.to_string())?;
-    if let Some(path) = ara_m {
+    let read = |path: &Path| {
         let at = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let rules = fs::read(path).map_err(|error| at(&error))?;
-        let ara_m = AraM::from_file(&rules).map_err(|error| at(&error))?;
-        card.install(Box::new(ara_m));
+        let content = fs::read(path).map_err(|error| at(&error))?;
+        ara_m::from_file(&content).map_err(|error| at(&error))
+    };
+    if let Some(path) = ara_m {
+        card.install(Box::new(AraM::from_bytes(read(path)?)));
+    }
+    if !arf_files.is_empty() {
+        let mut arf = Arf::sample();
+        for (id, path) in arf_files {
+            arf = if path.as_os_str().is_empty() {
+                arf.without_file(*id)
+            } else {
+                arf.with_file(*id, File::Transparent(read(path)?))
+            };
+        }
+        card.install(Box::new(arf));
     }
     Ok(card)
 }

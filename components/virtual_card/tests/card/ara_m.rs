@@ -351,7 +351,7 @@ fn it_is_where_the_profile_says_so() {
         };
         let selected = client.select(&AID, BASIC).status;
         let rules = match profile.access_rules {
-            AccessRules::None => {
+            AccessRules::None | AccessRules::Files => {
                 assert_eq!(selected, StatusWord(0x6A82), "{name}");
                 continue;
             }

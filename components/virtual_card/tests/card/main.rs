@@ -9,6 +9,7 @@ mod ara_m;
 mod chaining;
 mod faults;
 mod properties;
+mod uicc;
 
 use secure_element::apdu::{CommandApdu, Header, ResponseApdu, StatusWord};
 use secure_element::atr::Atr;

@@ -7,12 +7,12 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use virtual_card::applets::{ara_m, conformance, echo, exclusive, issuer, origin, pin};
+use virtual_card::applets::{ara_m, conformance, echo, exclusive, issuer, origin, pin, uicc};
 use virtual_card::{Card, VirtualCard};
 
 use super::{Client, channel, command};
 
-const AIDS: [&[u8]; 12] = [
+const AIDS: [&[u8]; 13] = [
     &[],
     &issuer::AID,
     &echo::AID,
@@ -24,21 +24,23 @@ const AIDS: [&[u8]; 12] = [
     &conformance::AID,
     &conformance::UNSELECTABLE_AID,
     &ara_m::AID,
+    &uicc::AID,
     &[0xF0],
 ];
-const PROFILES: [&str; 6] = [
+const PROFILES: [&str; 7] = [
     "default",
     "t0",
     "four-channels",
     "basic-channel-only",
     "ara-m",
     "no-rules",
+    "uicc",
 ];
 
 /// What the applications know, and what they do not. Neither waits nor fails, because it is told to.
-const INSTRUCTIONS: [u8; 24] = [
+const INSTRUCTIONS: [u8; 26] = [
     0x06, 0x10, 0x12, 0x14, 0x16, 0x1C, 0x20, 0x24, 0x2C, 0x30, 0x40, 0x42, 0x44, 0x50, 0x54, 0xA4,
-    0xC0, 0xC2, 0xC6, 0xCA, 0xCF, 0xE2, 0xF3, 0xFE,
+    0xB0, 0xB2, 0xC0, 0xC2, 0xC6, 0xCA, 0xCF, 0xE2, 0xF3, 0xFE,
 ];
 
 #[derive(Clone, Debug)]
