@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Sender, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -288,10 +288,16 @@ fn from_seconds(seconds: i64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
-/// The thread that writes, so that nobody waits for the disk. Dropped, it writes what is left.
+/// How long the writing of what a page is told of is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Something to write, and whom to tell that it is on the disk.
+type Order = (Write, Option<SyncSender<()>>);
+
+/// The thread that writes, so that nobody waits for a slow disk. Dropped, it writes what is left.
 #[derive(Debug)]
 pub struct Writer {
-    writes: Option<Sender<Write>>,
+    orders: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -304,38 +310,48 @@ impl Writer {
         mut store: Store,
         on_failure: impl Fn(String) + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (sender, receiver) = mpsc::channel::<Write>();
+        let (sender, receiver) = mpsc::channel::<Order>();
         let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || {
                 while let Ok(first) = receiver.recv() {
                     // Whatever has come meanwhile goes to the disk together.
-                    let writes: Vec<Write> =
-                        std::iter::once(first).chain(receiver.try_iter()).collect();
+                    let (writes, waiting): (Vec<Write>, Vec<_>) =
+                        std::iter::once(first).chain(receiver.try_iter()).unzip();
                     if let Err(error) = store.write(&writes) {
                         log::error!("{FILE}: {error}");
                         on_failure(not_remembered(&error));
                     }
+                    for waiting in waiting.into_iter().flatten() {
+                        // Nobody waits any more if it took too long.
+                        let _ = waiting.try_send(());
+                    }
                 }
             })?;
         Ok(Self {
-            writes: Some(sender),
+            orders: Some(sender),
             thread: Some(thread),
         })
     }
 
-    /// Writes something as soon as possible.
+    /// Writes something as soon as possible. Returns when a grant, or the end of one, is on the disk, because nothing is to
+    /// be lost that a page or the user was told of, or after a second.
     pub fn write(&self, write: Write) {
-        if let Some(writes) = &self.writes {
-            // The thread ends after this only.
-            let _ = writes.send(write);
+        let Some(orders) = &self.orders else {
+            return;
+        };
+        let must_last = matches!(write, Write::Grant(..) | Write::Revoke(_));
+        let (done, is_done) = mpsc::sync_channel(1);
+        let sent = orders.send((write, must_last.then_some(done)));
+        if must_last && sent.is_ok() && is_done.recv_timeout(PATIENCE).is_err() {
+            log::warn!("{FILE}: the disk is slow");
         }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        drop(self.writes.take());
+        drop(self.orders.take());
         if let Some(thread) = self.thread.take() {
             // It does not panic.
             let _ = thread.join();
@@ -515,6 +531,14 @@ mod tests {
         for _ in 0..100 {
             writer.write(Write::Audit(entry("kept")));
         }
+        let kept = grant(Subject::Applet(Aid::new(&[1; 5]).unwrap()));
+        writer.write(Write::Grant(GrantId(3), kept.clone()));
+        let (_, remembered) = Store::open(folder.path()).unwrap();
+        assert_eq!(
+            remembered.grants,
+            [(GrantId(3), kept)],
+            "it is there already"
+        );
         drop(writer);
         assert!(failures.lock().unwrap().is_empty());
         let (store, remembered) = Store::open(folder.path()).unwrap();
@@ -540,9 +564,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (mut store, _) = Store::open(folder.path()).unwrap();
             let named = |name: String| grant(Subject::Reader(ReaderName::Pcsc(name)));
-            for id in 0..20 {
-                store.write(&[Write::Grant(GrantId(id), named(id.to_string()))]).unwrap();
-            }
+            let grants = (0..20).map(|id| Write::Grant(GrantId(id), named(id.to_string())));
+            store.write(&grants.collect::<Vec<_>>()).unwrap();
             drop(store);
             let path = folder.path().join(FILE);
             let mut bytes = std::fs::read(&path).unwrap();

@@ -40,7 +40,7 @@ const MAX_TICKS: usize = 20 * MAX_REQUESTS_IN_FLIGHT * SLOTS as usize;
 const MAX_REST: usize = 256 * 1024;
 
 /// A prompt may be left unanswered for so long, and what comes before and after it takes a little.
-const PROMPT_LIMIT: Duration = Duration::from_secs(5 * 60 + 10);
+const PROMPT_LIMIT: Duration = Duration::from_secs(5 * 60 + 30);
 
 /// A chip card's answer to reset: T=0, no historical bytes.
 const ATR: [u8; 2] = [0x3B, 0x00];

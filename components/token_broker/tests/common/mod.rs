@@ -83,16 +83,8 @@ pub fn identity(origin: &str) -> PortIdentity {
 impl Browser {
     /// With the embedded card, and a grant for [`ORIGIN`].
     pub fn start(pcsc: bool) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let binary = directory.path().join("token-broker");
-        symlink(env!("CARGO_BIN_EXE_token-broker"), &binary).expect("a link");
-        let config = ClientConfig {
-            broker_binary: binary.clone(),
-            pcsc,
-            virtual_card: Some("default".into()),
-            ..nothing()
-        };
-        let client = TokenClient::new(config, Arc::new(Nobody));
+        let browser = Self::with_user(pcsc, None, Arc::new(Nobody));
+        let client = &browser.client;
         let origin = Origin::new(ORIGIN).expect("an origin");
         client.set_permission(
             origin.clone(),
@@ -100,8 +92,23 @@ impl Browser {
             Feature::SecureElement,
             PermissionState::Granted,
         );
+        browser
+    }
+
+    /// With the embedded card, a folder to remember things in, and somebody to ask.
+    pub fn with_user(pcsc: bool, store: Option<PathBuf>, user: Arc<dyn PromptHost>) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let binary = directory.path().join("token-broker");
+        symlink(env!("CARGO_BIN_EXE_token-broker"), &binary).expect("a link");
+        let config = ClientConfig {
+            broker_binary: binary.clone(),
+            pcsc,
+            virtual_card: Some("default".into()),
+            store,
+            ..nothing()
+        };
         Self {
-            client,
+            client: TokenClient::new(config, user),
             binary,
             _directory: directory,
         }
