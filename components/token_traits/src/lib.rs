@@ -20,6 +20,7 @@ pub mod control;
 pub mod error;
 pub mod feature;
 pub mod identity;
+pub mod permissions_policy;
 pub mod port;
 pub mod prompt;
 pub mod wire;

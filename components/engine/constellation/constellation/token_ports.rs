@@ -4,20 +4,21 @@
 
 //! Ports between documents and the token broker. The constellation opens them, because it knows who runs where.
 
-use std::time::Instant;
-
 use content_security_policy::sandboxing_directive::SandboxingFlagSet;
-use embedder_traits::{InputEvent, WebDriverScriptCommand};
+use embedder_traits::{InputEvent, MouseButtonAction, TouchEventType, WebDriverScriptCommand};
+use keyboard_types::{Key, KeyState, NamedKey};
 use layout_api::ScriptThreadFactory;
 use log::warn;
+use net::certificate_exceptions::has_certificate_exception;
 use script_traits::DocumentActivity;
 use servo_base::generic_channel::GenericCallback;
 use servo_base::id::{BrowsingContextId, PipelineId, WebViewId};
 use servo_config::{opts, pref};
 use servo_constellation_traits::ServiceWorkerManagerFactory;
-use servo_url::ImmutableOrigin;
+use servo_url::{Host, ImmutableOrigin};
 use token_traits::{
-    Connection, ErrorKind, Feature, FeatureSet, Origin, PermissionState, PortIdentity, TokenError, TokenPort,
+    Connection, ErrorKind, Feature, FeatureSet, Origin, PermissionState, PortIdentity, TokenBroker,
+    TokenError, TokenPort,
 };
 use webdriver::command::SetPermissionState;
 use webdriver::error::ErrorStatus;
@@ -42,12 +43,13 @@ where
         &mut self,
         pipeline_id: PipelineId,
         claimed_origin: ImmutableOrigin,
+        claimed_features: FeatureSet,
         callback: GenericCallback<Result<TokenPort, TokenError>>,
     ) {
         // A document has one port. If it asks again, its broker has died, which nobody else here notices.
         self.close_token_ports(pipeline_id);
         let port = self
-            .identity_for_token_port(pipeline_id, &claimed_origin)
+            .identity_for_token_port(pipeline_id, &claimed_origin, claimed_features)
             .and_then(|identity| match &self.token_broker {
                 Some(token_broker) => Ok((token_broker, identity)),
                 None => Err(not_allowed("This browser has no token broker.")),
@@ -67,7 +69,10 @@ where
                     .push(port_id);
             },
             Err(error) => {
-                warn!("{pipeline_id}: No port to the token broker: {}", error.message);
+                warn!(
+                    "{pipeline_id}: No port to the token broker: {}",
+                    error.message
+                );
                 let _ = callback.send(Err(error));
             },
         }
@@ -89,6 +94,7 @@ where
         &self,
         pipeline_id: PipelineId,
         claimed_origin: &ImmutableOrigin,
+        claimed_features: FeatureSet,
     ) -> Result<PortIdentity, TokenError> {
         if !opts::get().multiprocess && !pref!(dom_token_broker_single_process_enabled) {
             return Err(not_allowed(
@@ -125,24 +131,48 @@ where
             ));
         };
 
-        // TODO: A certificate that the user made an exception for is not told apart from a trusted one.
-        let connection = match origin.scheme() {
-            "https" if opts::get().ignore_certificate_errors => Connection::HttpsWithException,
-            "https" => Connection::TrustedHttps,
-            _ => Connection::Insecure,
-        };
+        let features = self
+            .inherited_features(pipeline_id)
+            .intersection(claimed_features);
+        if features == FeatureSet::NONE {
+            return Err(not_allowed(
+                "A permissions policy keeps tokens from the document: the Permissions-Policy header of the document or of a \
+                 page that frames it, or a frame without an allow attribute for it.",
+            ));
+        }
 
         Ok(PortIdentity {
             origin,
             top_level_origin,
             webview: webview_number(pipeline.webview_id),
-            private: self
-                .browsing_contexts
-                .get(&pipeline.browsing_context_id)
-                .is_none_or(|browsing_context| browsing_context.is_private),
-            connection,
-            features: FeatureSet::ALL,
+            // With temporary storage, nothing of what is browsed is to be kept.
+            private: opts::get().temporary_storage
+                || self
+                    .browsing_contexts
+                    .get(&pipeline.browsing_context_id)
+                    .is_none_or(|browsing_context| browsing_context.is_private),
+            connection: self.connection(pipeline_id),
+            features,
         })
+    }
+
+    /// How a document was fetched, or the one among it and its ancestors that was fetched in the worst way: who can change
+    /// an ancestor decides what the user sees around the document.
+    fn connection(&self, pipeline_id: PipelineId) -> Connection {
+        let Some(pipeline) = self.pipelines.get(&pipeline_id) else {
+            return Connection::Insecure;
+        };
+        let mut connection = Connection::TrustedHttps;
+        for pipeline in
+            self.ancestor_or_self_pipelines_of_browsing_context_iter(pipeline.browsing_context_id)
+        {
+            match connection_of_origin(self.known_origin(pipeline.id)) {
+                Connection::TrustedHttps => {},
+                Connection::HttpsWithException => connection = Connection::HttpsWithException,
+                Connection::Insecure => return Connection::Insecure,
+            }
+        }
+        connection
     }
 
     /// WebDriver's [Set Permission][spec] for a token feature goes to the token broker. Gives back any other command.
@@ -194,7 +224,7 @@ where
     /// The origin of a pipeline's document, as far as this process knows it: that of its URL, or for documents that
     /// inherit theirs, that of the creator or parent in the same event loop. `None` if it is opaque, or not of the site
     /// that the event loop is for.
-    fn known_origin(&self, mut pipeline_id: PipelineId) -> Option<ImmutableOrigin> {
+    pub(super) fn known_origin(&self, mut pipeline_id: PipelineId) -> Option<ImmutableOrigin> {
         for _ in 0..MAX_INHERITED_ORIGIN_DEPTH {
             let pipeline = self.pipelines.get(&pipeline_id)?;
             if pipeline
@@ -216,7 +246,10 @@ where
                 .get(&pipeline.browsing_context_id)
                 .and_then(|browsing_context| browsing_context.parent_pipeline_id);
             let inherits_from = match url.as_str() {
-                "about:blank" => pipeline.load_data.creator_pipeline_id.or(parent_pipeline_id),
+                "about:blank" => pipeline
+                    .load_data
+                    .creator_pipeline_id
+                    .or(parent_pipeline_id),
                 _ => parent_pipeline_id,
             }?;
             if self.pipelines.get(&inherits_from)?.event_loop.id() != pipeline.event_loop.id() {
@@ -233,11 +266,81 @@ fn webview_number(webview_id: WebViewId) -> u64 {
     (u64::from(id.namespace_id.0) << 32) | u64::from(id.index.0.get())
 }
 
-/// When the user last did something in a webview, if `event` is something that only a user does.
-pub(super) fn user_input_time(event: &InputEvent) -> Option<Instant> {
-    matches!(
-        event,
-        InputEvent::MouseButton(..) | InputEvent::Keyboard(..) | InputEvent::Touch(..)
-    )
-    .then(Instant::now)
+/// How documents of an origin are fetched.
+fn connection_of_origin(origin: Option<ImmutableOrigin>) -> Connection {
+    let Some(ImmutableOrigin::Tuple(scheme, host, _)) = origin else {
+        return Connection::Insecure;
+    };
+    match scheme.as_str() {
+        "https" if has_certificate_exception(&host) => Connection::HttpsWithException,
+        "https"
+            if opts::get().ignore_certificate_errors
+                && !pref!(dom_token_broker_untrusted_certificates_enabled) =>
+        {
+            Connection::HttpsWithException
+        },
+        "https" => Connection::TrustedHttps,
+        "http" if pref!(dom_token_broker_localhost_enabled) && is_this_machine(&host) => {
+            Connection::TrustedHttps
+        },
+        _ => Connection::Insecure,
+    }
+}
+
+fn is_this_machine(host: &Host) -> bool {
+    match host {
+        Host::Domain(domain) => domain == "localhost",
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
+/// Tells the token broker of what the user does in a webview: a prompt is shown only soon after it. The event comes from
+/// the embedder; a page can make none of these.
+pub(super) fn note_user_input(
+    token_broker: &dyn TokenBroker,
+    webview_id: WebViewId,
+    event: &InputEvent,
+) {
+    if triggers_activation(event) {
+        token_broker.user_input(webview_number(webview_id));
+    }
+}
+
+/// Whether an event causes an [activation triggering input event][spec]. The keys that only modify others trigger none
+/// here, nor does a key that is held down.
+///
+/// [spec]: https://html.spec.whatwg.org/multipage/#activation-triggering-input-event
+#[expect(deprecated)] // Keyboards that have Hyper and Super keys still send them.
+fn triggers_activation(event: &InputEvent) -> bool {
+    match event {
+        InputEvent::MouseButton(event) => event.action == MouseButtonAction::Down,
+        InputEvent::Touch(event) => matches!(event.event_type, TouchEventType::Up),
+        InputEvent::Keyboard(event) => {
+            let event = &event.event;
+            event.state == KeyState::Down
+                && !event.repeat
+                && !matches!(
+                    event.key,
+                    Key::Named(
+                        NamedKey::Alt
+                            | NamedKey::AltGraph
+                            | NamedKey::CapsLock
+                            | NamedKey::Control
+                            | NamedKey::Escape
+                            | NamedKey::Fn
+                            | NamedKey::FnLock
+                            | NamedKey::Hyper
+                            | NamedKey::Meta
+                            | NamedKey::NumLock
+                            | NamedKey::ScrollLock
+                            | NamedKey::Shift
+                            | NamedKey::Super
+                            | NamedKey::Symbol
+                            | NamedKey::SymbolLock
+                    )
+                )
+        },
+        _ => false,
+    }
 }

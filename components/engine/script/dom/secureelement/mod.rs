@@ -8,6 +8,7 @@
 //! [spec]: https://globalplatform.github.io/WebApis-for-SE/doc/
 
 pub(crate) mod channel;
+pub(crate) mod permission;
 pub(crate) mod reader;
 pub(crate) mod readerevent;
 pub(crate) mod secommand;

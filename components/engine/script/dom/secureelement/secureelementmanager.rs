@@ -11,9 +11,11 @@ use rustc_hash::FxHashMap;
 use script_bindings::cell::DomRefCell;
 use script_bindings::reflector::reflect_dom_object_with_cx;
 use stylo_atoms::Atom;
+use token_traits::Feature;
 use token_traits::port::{ReaderInfo, RequestBody};
 
 use crate::dom::bindings::codegen::Bindings::SecureElementBinding::SecureElementManagerMethods;
+use crate::dom::bindings::codegen::Bindings::WindowBinding::WindowMethods;
 use crate::dom::bindings::inheritance::Castable;
 use crate::dom::bindings::reflector::DomGlobal;
 use crate::dom::bindings::root::{Dom, DomRoot};
@@ -23,7 +25,7 @@ use crate::dom::globalscope::GlobalScope;
 use crate::dom::promise::{Promise, RootedPromise};
 use crate::dom::secureelement::reader::Reader;
 use crate::dom::secureelement::readerevent::ReaderEvent;
-use crate::dom::secureelement::tokenport::{Answer, TokenPortClient};
+use crate::dom::secureelement::tokenport::{Answer, TokenPortClient, refuse_by_own_policy};
 use crate::realms::enter_auto_realm;
 
 /// <https://globalplatform.github.io/WebApis-for-SE/doc/#secureelementmanager-interface>
@@ -166,6 +168,18 @@ impl SecureElementManagerMethods<crate::DomTypeHolder> for SecureElementManager 
         if self.shut_down.get() {
             let promise = Promise::new_in_realm(realm);
             promise.resolve_native(realm, &None::<DomRoot<Reader>>);
+            return promise;
+        }
+        // What the document has given up by itself, nobody has to be asked about.
+        if !self
+            .global()
+            .as_window()
+            .Document()
+            .own_features()
+            .contains(Feature::SecureElement)
+        {
+            let promise = Promise::new_in_realm(realm);
+            refuse_by_own_policy(realm, self, &promise);
             return promise;
         }
         self.request(realm, None, RequestBody::GetReaders, Answer::Readers)

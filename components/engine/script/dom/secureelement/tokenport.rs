@@ -36,8 +36,10 @@ use crate::dom::bindings::str::DOMString;
 use crate::dom::console::Console;
 use crate::dom::domexception::DOMException;
 use crate::dom::globalscope::GlobalScope;
+use crate::dom::permissionstatus::PermissionStatus;
 use crate::dom::promise::{Promise, RootedPromise, TracedPromise};
 use crate::dom::secureelement::channel::Channel;
+use crate::dom::secureelement::permission::{set_state, token_feature};
 use crate::dom::secureelement::reader::Reader;
 use crate::dom::secureelement::secureelementmanager::SecureElementManager;
 use crate::dom::secureelement::seresponse::SEResponse;
@@ -70,6 +72,21 @@ pub(crate) enum Answer {
     Done,
     /// Nothing, once the reader has been reset.
     Reset,
+    /// The state of a permission. Without an answer it stays denied.
+    Permission(Dom<PermissionStatus>),
+}
+
+impl Answer {
+    /// The request once more, if asking it twice does nothing twice, unlike a command.
+    fn request_again(&self) -> Option<RequestBody> {
+        match self {
+            Answer::Readers => Some(RequestBody::GetReaders),
+            Answer::Permission(status) => {
+                token_feature(status.get_query()).map(RequestBody::QueryPermission)
+            },
+            _ => None,
+        }
+    }
 }
 
 #[derive(JSTraceable, MallocSizeOf)]
@@ -167,15 +184,19 @@ impl TokenPortClient {
         }
         // The broker's ids mean something within one port only: what belongs to an older one is closed.
         // So does everything once the manager has been shut down.
-        if generation.is_some_and(|generation| generation != self.generation.get()) ||
-            (generation.is_some() && manager.is_shut_down())
+        if generation.is_some_and(|generation| generation != self.generation.get())
+            || (generation.is_some() && manager.is_shut_down())
         {
             return settle_closed(cx, manager, promise, answer, closed());
         }
         self.enqueue(manager, Some(promise.to_traced()), body, answer);
         self.send_waiting(cx, manager);
         // Unless it has been sent, the last one that waits is this one.
-        let deadline = self.waiting.borrow().back().and_then(|request| request.deadline);
+        let deadline = self
+            .waiting
+            .borrow()
+            .back()
+            .and_then(|request| request.deadline);
         self.set_timer(manager, deadline);
     }
 
@@ -197,9 +218,8 @@ impl TokenPortClient {
         let id = self.next_request.get();
         self.next_request.set(id + 1);
         let timeout = match &body {
-            RequestBody::Transmit { timeout_ms, .. } | RequestBody::SelectNext { timeout_ms, .. } => {
-                *timeout_ms
-            },
+            RequestBody::Transmit { timeout_ms, .. }
+            | RequestBody::SelectNext { timeout_ms, .. } => *timeout_ms,
             _ => None,
         };
         let now = Instant::now();
@@ -248,8 +268,8 @@ impl TokenPortClient {
             };
             if let Some(deadline) = request.deadline {
                 let left = deadline.saturating_duration_since(Instant::now());
-                if let RequestBody::Transmit { timeout_ms, .. } |
-                RequestBody::SelectNext { timeout_ms, .. } = &mut request.body
+                if let RequestBody::Transmit { timeout_ms, .. }
+                | RequestBody::SelectNext { timeout_ms, .. } = &mut request.body
                 {
                     *timeout_ms = u32::try_from(left.as_millis()).ok();
                 }
@@ -341,9 +361,14 @@ impl TokenPortClient {
         error: TokenError,
     ) {
         let pending = self.pending.borrow_mut().remove(&id);
-        if let Some(promise) = pending.and_then(|pending| pending.promise) {
+        if let Some(PendingRequest {
+            promise: Some(promise),
+            answer,
+            ..
+        }) = pending
+        {
             let promise = promise.root(cx);
-            reject(cx, &manager.global(), &promise, error);
+            fail(cx, manager, &promise, answer, error);
         }
     }
 
@@ -367,8 +392,8 @@ impl TokenPortClient {
     fn open(&self, manager: &SecureElementManager) {
         let global = manager.global();
         let mut guard = Some(self.guard(manager));
-        let callback = GenericCallback::new(
-            move |response: Result<Result<TokenPort, TokenError>, _>| {
+        let callback =
+            GenericCallback::new(move |response: Result<Result<TokenPort, TokenError>, _>| {
                 let Some(guard) = guard.take() else {
                     return;
                 };
@@ -377,13 +402,13 @@ impl TokenPortClient {
                     Ok(Err(error)) => guard.close(error),
                     Err(_) => guard.close(connection_lost()),
                 }
-            },
-        );
+            });
         let sent = callback.is_ok_and(|callback| {
             global
                 .script_to_constellation_chan()
                 .send(ScriptToConstellationMessage::OpenTokenPort(
                     global.origin().immutable().clone(),
+                    global.as_window().Document().own_features(),
                     callback,
                 ))
                 .is_ok()
@@ -447,7 +472,12 @@ impl TokenPortClient {
             let promise = promise.root(cx);
             match result {
                 Ok(body) => resolve(cx, manager, &promise, pending.answer, body),
-                Err(error) => reject(cx, &manager.global(), &promise, error),
+                Err(error) => {
+                    if error.kind == ErrorKind::NotAllowed {
+                        warn_author(cx, manager, &error);
+                    }
+                    fail(cx, manager, &promise, pending.answer, error)
+                },
             }
         }
         self.send_waiting(cx, manager);
@@ -466,13 +496,9 @@ impl TokenPortClient {
         }
         let was_open = matches!(*self.state.borrow(), State::Open(_));
         let is_active = is_fully_active(manager);
-        self.reject_all(cx, manager, if is_active { error } else { document_gone() }, |request| {
-            // The broker may have ended just before. Asking for the readers again does nothing twice, unlike a command.
-            was_open &&
-                is_active &&
-                matches!(request.answer, Answer::Readers) &&
-                !request.is_second_attempt
-        });
+        // The broker may have ended just before.
+        let error = if is_active { error } else { document_gone() };
+        self.reject_all(cx, manager, error, was_open && is_active);
         // A port that could not even be opened is not asked for again without a page's request.
         if was_open && is_active {
             manager.watch_again();
@@ -484,43 +510,44 @@ impl TokenPortClient {
         if self.is_closed() {
             return false;
         }
-        self.reject_all(cx, manager, document_gone(), |_| false);
+        self.reject_all(cx, manager, document_gone(), false);
         true
     }
 
-    /// Forgets the port and rejects what is pending, but for what `again` says: that is asked again, in a new port.
+    /// Forgets the port and rejects what is pending. With `again`, what can be asked again is, once, in a new port.
     fn reject_all(
         &self,
         cx: &mut JSContext,
         manager: &SecureElementManager,
         error: TokenError,
-        again: impl Fn(&PendingRequest) -> bool,
+        again: bool,
     ) {
         self.generation.set(self.generation.get() + 1);
         self.state.replace(State::Closed);
         self.waiting.borrow_mut().clear();
         self.in_flight.set((0, 0));
         manager.forget_readers();
-        if error.kind == ErrorKind::NotAllowed {
-            // The page may swallow the error; its author should still learn why there are no tokens.
-            Console::internal_warn(cx, &manager.global(), error.message.clone());
+        let is_query = |request: &PendingRequest| matches!(request.answer, Answer::Permission(..));
+        if error.kind == ErrorKind::NotAllowed && !self.pending.borrow().values().all(is_query) {
+            warn_author(cx, manager, &error);
         }
         // Each stays where it is traced until it is its turn.
         let mut ids: Vec<u64> = self.pending.borrow().keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
             let mut pending = self.pending.borrow_mut();
-            match pending.get_mut(&id) {
-                Some(request) if again(request) => {
+            let request_again = match pending.get_mut(&id) {
+                Some(request) if again && !request.is_second_attempt => {
                     request.is_second_attempt = true;
                     request.sent = None;
-                    drop(pending);
-                    self.wait_to_be_sent(manager, id, RequestBody::GetReaders, None);
+                    request.answer.request_again()
                 },
-                _ => {
-                    drop(pending);
-                    self.reject_pending(cx, manager, id, error.clone());
-                },
+                _ => None,
+            };
+            drop(pending);
+            match request_again {
+                Some(body) => self.wait_to_be_sent(manager, id, body, None),
+                None => self.reject_pending(cx, manager, id, error.clone()),
             }
         }
     }
@@ -552,7 +579,10 @@ fn closed() -> TokenError {
 }
 
 fn unexpected_reply() -> TokenError {
-    TokenError::new(ErrorKind::Unknown, "The token broker gave an unexpected reply.")
+    TokenError::new(
+        ErrorKind::Unknown,
+        "The token broker gave an unexpected reply.",
+    )
 }
 
 /// Carries what happens to a port to the script thread. Dropped, as the router does with the handlers of a channel
@@ -614,6 +644,43 @@ impl Drop for PortGuard {
     }
 }
 
+/// The page may swallow the error; its author should still learn why there are no tokens.
+fn warn_author(cx: &mut JSContext, manager: &SecureElementManager, error: &TokenError) {
+    Console::internal_warn(cx, &manager.global(), error.message.clone());
+}
+
+/// Rejects what the document's own permissions policy forbids it.
+pub(crate) fn refuse_by_own_policy(
+    cx: &mut JSContext,
+    manager: &SecureElementManager,
+    promise: &Promise,
+) {
+    let error = TokenError::new(
+        ErrorKind::NotAllowed,
+        "The document's Permissions-Policy header keeps secure elements from it.",
+    );
+    warn_author(cx, manager, &error);
+    reject(cx, &manager.global(), promise, error);
+}
+
+/// Settles a promise whose request has failed.
+fn fail(
+    cx: &mut JSContext,
+    manager: &SecureElementManager,
+    promise: &Promise,
+    answer: Answer,
+    error: TokenError,
+) {
+    match answer {
+        // Who cannot ask has no permission.
+        Answer::Permission(status) => {
+            let status = DomRoot::from_ref(&*status);
+            promise.resolve_native(cx, &status)
+        },
+        _ => reject(cx, &manager.global(), promise, error),
+    }
+}
+
 /// What is closed can be closed once more, and nothing else.
 fn settle_closed(
     cx: &mut JSContext,
@@ -624,7 +691,7 @@ fn settle_closed(
 ) {
     match answer {
         Answer::Done => promise.resolve_native(cx, &()),
-        _ => reject(cx, &manager.global(), promise, error),
+        answer => fail(cx, manager, promise, answer, error),
     }
 }
 
@@ -699,6 +766,11 @@ fn resolve(
             }
         },
         (Answer::Done | Answer::Reset, ReplyBody::Done) => promise.resolve_native(cx, &()),
+        (Answer::Permission(status), ReplyBody::Permission(state)) => {
+            let status = DomRoot::from_ref(&*status);
+            set_state(&status, state);
+            promise.resolve_native(cx, &status)
+        },
         _ => reject(cx, &global, promise, unexpected_reply()),
     }
 }
