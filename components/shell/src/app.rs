@@ -22,6 +22,8 @@ use servo::{
     ServoBuilder, ServoDelegate, ServoError, TraversalId, UserContentManager, WebResourceLoad,
     WebView, WebViewBuilder, WebViewDelegate, WebViewId,
 };
+#[cfg(feature = "samples")]
+use token_traits::prompt::PromptHost;
 use url::Url;
 
 use crate::browser_window::{BrowserWindow, Platform, PlatformWindow, WindowId};
@@ -31,7 +33,7 @@ use crate::cli::{self, Settings};
 use crate::demo;
 use crate::page_text::PageText;
 use crate::profile::Profile;
-use crate::prompts::{self, Mode, PromptHost, Prompts};
+use crate::prompts::{self, Mode, Prompts};
 use crate::shutdown::{self, Signals};
 use crate::tab::{Popup, TabState, webview_number};
 use crate::tokens;
@@ -66,11 +68,9 @@ pub struct App {
     has_focus: Cell<Option<WindowId>>,
     prompts: RefCell<Prompts>,
     prompt_messages: Receiver<prompts::Message>,
-    #[cfg_attr(
-        not(feature = "samples"),
-        expect(dead_code, reason = "the token broker does not ask yet")
-    )]
+    #[cfg(feature = "samples")]
     prompt_host: Arc<dyn PromptHost>,
+    tokens: tokens::Link,
     token_overview: Option<Arc<dyn TokenOverview>>,
     wake: Arc<dyn Fn() + Send + Sync>,
     /// Hosts whose certificate was not trusted when it was looked at. The user may have made exceptions for them.
@@ -87,7 +87,14 @@ impl App {
             let waker = waker.clone();
             prompts::channel(Box::new(move || waker.wake()))
         };
-        let servo = build_engine(&settings, &profile, waker.clone())?;
+        let (engine, tokens) = tokens::connect(
+            engine(&settings, &profile, waker.clone()),
+            &settings.token_config,
+            &profile,
+            prompt_host.clone(),
+            settings.demo,
+        )?;
+        let servo = engine.build();
         servo.setup_logging();
 
         let user_content = Rc::new(UserContentManager::new(&servo));
@@ -104,17 +111,14 @@ impl App {
         let page_text =
             (settings.headless && webdriver.is_none()).then(|| PageText::new(settings.demo));
 
-        let mode = if settings.headless && settings.webdriver.is_none() {
-            Mode::Nobody
-        } else {
-            Mode::Ask
-        };
         let app = Rc::new_cyclic(|me: &Weak<App>| Self {
             me: me.clone(),
-            prompts: RefCell::new(Prompts::new(mode)),
+            prompts: RefCell::new(Prompts::new(usual_mode(&settings))),
             prompt_messages,
+            #[cfg(feature = "samples")]
             prompt_host,
-            token_overview: token_overview(&settings),
+            token_overview: sample_overview(&settings).or_else(|| tokens.overview()),
+            tokens,
             wake,
             has_focus: Cell::new(None),
             unverified_hosts: Default::default(),
@@ -175,12 +179,7 @@ impl App {
         if let Some(webdriver) = &self.webdriver {
             webdriver.start_queued_loads(self);
         }
-        for message in self.prompt_messages.try_iter() {
-            self.prompts.borrow_mut().receive(message, Instant::now());
-            for window in self.windows() {
-                window.schedule_paint();
-            }
-        }
+        self.receive_prompts();
         for window in self.windows() {
             window.paint_if_needed(self);
         }
@@ -202,6 +201,23 @@ impl App {
             return Some(self.exit.get().unwrap_or(0));
         }
         self.exit.get()
+    }
+
+    fn receive_prompts(&self) {
+        // What has arrived by now was asked under what a WebDriver client has said by now.
+        let messages: Vec<_> = self.prompt_messages.try_iter().collect();
+        let mut prompts = self.prompts.borrow_mut();
+        if let Some(webdriver) = &self.webdriver
+            && let Some(mode) = webdriver.prompt_mode(&usual_mode(&self.settings))
+        {
+            prompts.set_mode(mode);
+        }
+        for message in messages {
+            prompts.receive(message, Instant::now());
+            for window in self.windows() {
+                window.schedule_paint();
+            }
+        }
     }
 
     /// When [`Self::turn`] wants to be called even if nothing happens.
@@ -589,21 +605,26 @@ fn blank() -> Url {
     Url::parse("about:blank").expect("the constant is a URL")
 }
 
+/// Who answers prompts, unless a WebDriver client says otherwise: nobody sees what a headless browser would show.
+fn usual_mode(settings: &Settings) -> Mode {
+    if settings.headless {
+        Mode::Nobody
+    } else {
+        Mode::Ask
+    }
+}
+
 #[cfg(feature = "samples")]
-fn token_overview(settings: &Settings) -> Option<Arc<dyn TokenOverview>> {
+fn sample_overview(settings: &Settings) -> Option<Arc<dyn TokenOverview>> {
     crate::samples::overview(settings.sample_tokens.as_deref()?)
 }
 
 #[cfg(not(feature = "samples"))]
-fn token_overview(_settings: &Settings) -> Option<Arc<dyn TokenOverview>> {
+fn sample_overview(_settings: &Settings) -> Option<Arc<dyn TokenOverview>> {
     None
 }
 
-fn build_engine(
-    settings: &Settings,
-    profile: &Profile,
-    waker: Box<dyn EventLoopWaker>,
-) -> Result<Servo, String> {
+fn engine(settings: &Settings, profile: &Profile, waker: Box<dyn EventLoopWaker>) -> ServoBuilder {
     let opts = Opts {
         hard_fail: settings.hard_fail,
         multiprocess: !settings.single_process,
@@ -614,11 +635,10 @@ fn build_engine(
         ignore_certificate_errors: settings.ignore_certificate_errors,
         ..Opts::default()
     };
-    let builder = ServoBuilder::default()
+    ServoBuilder::default()
         .opts(opts)
         .preferences(settings.preferences.clone())
-        .event_loop_waker(waker);
-    Ok(tokens::connect(builder, &settings.token_config, settings.demo)?.build())
+        .event_loop_waker(waker)
 }
 
 impl WebViewDelegate for App {
@@ -683,9 +703,9 @@ impl WebViewDelegate for App {
             if status == LoadStatus::Started
                 && let Some(state) = window.state(webview.id())
             {
-                self.prompts
-                    .borrow_mut()
-                    .tab_left(webview_number(webview.id()));
+                let tab = webview_number(webview.id());
+                self.prompts.borrow_mut().tab_left(tab);
+                self.tokens.document_left(tab);
                 state.borrow_mut().document_changed();
             }
         }

@@ -40,7 +40,21 @@ pub fn prepare_environment(settings: &Settings) {
             std::env::remove_var("DISPLAY");
             std::env::set_var("WAYLAND_DISPLAY", "/nonexistent");
         }
+        if settings.webdriver.is_some()
+            && let Ok(filter) = std::env::var("RUST_LOG")
+            && !filter.is_empty()
+        {
+            std::env::set_var("RUST_LOG", without_request_bodies(&filter));
+        }
     }
+}
+
+/// The HTTP server below the WebDriver server logs every request with its body, at the level "debug". The body may be a PIN.
+fn without_request_bodies(filter: &str) -> String {
+    // Directives, then a pattern if there is one. The most specific directive decides, and among equals the last one.
+    let pattern_at = filter.find('/').unwrap_or(filter.len());
+    let (directives, pattern) = filter.split_at(pattern_at);
+    format!("{directives},webdriver::server=warn{pattern}")
 }
 
 /// Runs a content process until the engine ends it.
@@ -69,5 +83,24 @@ fn end_with_parent() -> Result<(), String> {
     match (expected, actual) {
         (Some(expected), Some(actual)) if expected == actual => Ok(()),
         _ => Err("a content process can only be started by the browser".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_request_bodies;
+
+    #[test]
+    fn request_bodies_are_not_logged() {
+        for (filter, expected) in [
+            ("debug", "debug,webdriver::server=warn"),
+            (
+                "trace,webdriver::server=trace",
+                "trace,webdriver::server=trace,webdriver::server=warn",
+            ),
+            ("debug/session", "debug,webdriver::server=warn/session"),
+        ] {
+            assert_eq!(without_request_bodies(filter), expected);
+        }
     }
 }

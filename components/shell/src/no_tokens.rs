@@ -6,8 +6,15 @@
 //! and has nothing to do with them.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use servo::{Preferences, ServoBuilder};
+use crossbeam_channel::Sender;
+use servo::{EventLoopWaker, Preferences, ServoBuilder, WebDriverCommandMsg};
+use token_traits::prompt::PromptHost;
+
+use crate::chrome::tokens_page::TokenOverview;
+use crate::profile::Profile;
+use crate::prompts::Mode;
 
 /// Nothing to configure.
 #[derive(Default)]
@@ -25,11 +32,47 @@ pub fn preferences() -> Preferences {
     Preferences::default()
 }
 
+/// There is no token broker.
+pub struct Link;
+
+impl Link {
+    /// There is nothing to show.
+    pub fn overview(&self) -> Option<Arc<dyn TokenOverview>> {
+        None
+    }
+
+    /// Nobody needs to know.
+    pub fn document_left(&self, _webview: u64) {}
+}
+
 /// Leaves the engine as it is.
 pub fn connect(
     builder: ServoBuilder,
     _config: &TokenConfig,
+    _profile: &Profile,
+    _prompts: Arc<dyn PromptHost>,
     _for_demo: bool,
-) -> Result<ServoBuilder, String> {
-    Ok(builder)
+) -> Result<(ServoBuilder, Link), String> {
+    Ok((builder, Link))
+}
+
+/// Nobody answers prompts that there are none of.
+pub struct PromptModes;
+
+impl PromptModes {
+    /// Nothing is ever said.
+    pub fn newest(&self, _manual: &Mode) -> Option<Mode> {
+        None
+    }
+}
+
+/// Starts the WebDriver server on `port`.
+pub fn start_webdriver(
+    port: u16,
+    commands: Sender<WebDriverCommandMsg>,
+    waker: Box<dyn EventLoopWaker>,
+    preferences: Preferences,
+) -> PromptModes {
+    webdriver_server::start_server(port, commands, waker, preferences);
+    PromptModes
 }

@@ -18,6 +18,7 @@ use crate::cli::Settings;
 pub struct Profile {
     engine_dir: PathBuf,
     temporary: Option<TempDir>,
+    private: bool,
     _lock: Option<File>,
 }
 
@@ -34,6 +35,7 @@ impl Profile {
             return Ok(Self {
                 engine_dir: temporary.path().to_owned(),
                 temporary: Some(temporary),
+                private: settings.private,
                 _lock: None,
             });
         }
@@ -48,6 +50,7 @@ impl Profile {
         Ok(Self {
             engine_dir: dir,
             temporary: None,
+            private: false,
             _lock: Some(lock),
         })
     }
@@ -55,6 +58,20 @@ impl Profile {
     /// Where the engine keeps cookies, site data and the like.
     pub fn engine_dir(&self) -> &Path {
         &self.engine_dir
+    }
+
+    /// Where the token broker keeps grants and the audit log: a folder that is made here. `None` if nothing is to be kept.
+    pub fn token_store(&self) -> Result<Option<PathBuf>, String> {
+        if self.private {
+            return Ok(None);
+        }
+        let dir = self.engine_dir.join("tokens");
+        create_private_dir(&dir)
+            .map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
+        // The broker may have another working directory.
+        let dir =
+            std::path::absolute(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        Ok(Some(dir))
     }
 
     /// The folder that goes with the profile.
@@ -95,6 +112,33 @@ fn lock(dir: &Path) -> Result<File, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn profile(dir: &Path, private: bool) -> Profile {
+        Profile {
+            engine_dir: dir.to_owned(),
+            temporary: None,
+            private,
+            _lock: None,
+        }
+    }
+
+    #[test]
+    fn grants_are_kept_in_a_private_folder_of_the_profile() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = profile(parent.path(), false)
+            .token_store()
+            .unwrap()
+            .unwrap();
+        assert_eq!(dir, parent.path().join("tokens"));
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+
+        let parent = tempfile::tempdir().unwrap();
+        assert_eq!(profile(parent.path(), true).token_store(), Ok(None));
+        assert!(!parent.path().join("tokens").exists());
+        let file = parent.path().join("file");
+        File::create(&file).unwrap();
+        assert!(profile(&file, false).token_store().is_err());
+    }
 
     #[test]
     fn profile_folders_are_private_and_exclusive() {

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use token_traits::Origin;
-use token_traits::prompt::{Pin, PromptAnswer, PromptId, PromptRequest, Question};
+use token_traits::prompt::{
+    AnswerCallback, Pin, PromptAnswer, PromptHost, PromptId, PromptRequest, Question,
+};
 use zeroize::Zeroizing;
 
 /// How long a prompt must have been in sight, where it is, before it can be answered.
@@ -32,18 +34,6 @@ const MAX_REFUSALS: usize = 3;
 
 /// How long a refusal counts.
 const REFUSAL_PERIOD: Duration = Duration::from_secs(10 * 60);
-
-/// Takes the answer to a prompt, once, on any thread.
-pub type AnswerCallback = Box<dyn FnOnce(PromptAnswer) + Send>;
-
-/// Whoever shows prompts to the user. Both methods may be called on any thread, and neither blocks.
-pub trait PromptHost: Send + Sync {
-    /// Shows a prompt as soon as its tab is in sight. `answer` is called once, whatever happens; with
-    /// [`PromptAnswer::Refused`] when there is nobody to ask.
-    fn show(&self, request: PromptRequest, answer: AnswerCallback);
-    /// The answer is not needed any more. A prompt that is not there is no error.
-    fn withdraw(&self, id: PromptId);
-}
 
 /// A callback that is called even if everybody forgets it.
 struct Reply(Option<AnswerCallback>);
@@ -167,6 +157,12 @@ impl Prompts {
     }
 
     fn add(&mut self, request: PromptRequest, reply: Reply, now: Instant) {
+        let replaced = self
+            .pending
+            .iter()
+            .position(|pending| pending.request.id == request.id);
+        // The reply of the one before says "refused".
+        let replaced = replaced.and_then(|index| Some((index, self.pending.remove(index)?)));
         match &self.mode {
             Mode::Ask => {}
             Mode::Nobody => {
@@ -178,6 +174,12 @@ impl Prompts {
             Mode::Reject => return reply.send(PromptAnswer::Refused),
             Mode::Accept { pin } => return reply.send(accept(&request.question, pin.as_ref())),
         }
+        if let Some((index, _)) = replaced {
+            if let Some(shown) = self.shown.as_mut().filter(|shown| shown.id == request.id) {
+                shown.since = now;
+            }
+            return self.pending.insert(index, Pending { request, reply });
+        }
         let of_origin = self
             .pending
             .iter()
@@ -188,10 +190,6 @@ impl Prompts {
         if of_origin >= MAX_PER_ORIGIN
             || self.pending.len() >= MAX_PROMPTS
             || self.is_tiresome(&request.origin, now)
-            || self
-                .pending
-                .iter()
-                .any(|other| other.request.id == request.id)
         {
             return reply.send(PromptAnswer::Refused);
         }
@@ -398,7 +396,7 @@ mod tests {
             top_level_origin: origin,
             question: Question::UseApplet {
                 reader: "Reader".into(),
-                applet: vec![1, 2, 3],
+                applet: Some(vec![1, 2, 3]),
             },
         }
     }
@@ -453,6 +451,40 @@ mod tests {
         assert_eq!(shown(&mut prompts, Some(TAB), later), Some(1));
         assert!(!prompts.answer(PromptId(1), YES, later));
         assert!(prompts.answer(PromptId(1), YES, later + INPUT_DELAY));
+    }
+
+    #[test]
+    fn a_question_that_changes_keeps_its_place_and_starts_the_delay_anew() {
+        let (mut prompts, answers, start) =
+            (Prompts::default(), Answers::default(), Instant::now());
+        let choose = |id, readers| PromptRequest {
+            question: Question::ChooseReader { readers },
+            ..request(id, TAB, SITE)
+        };
+        prompts.add(choose(1, Vec::new()), answers.reply(1), start);
+        prompts.add(request(2, TAB, SITE), answers.reply(2), start);
+        assert_eq!(shown(&mut prompts, Some(TAB), start), Some(1));
+        let later = start + INPUT_DELAY;
+        prompts.add(choose(1, vec![reader(true)]), answers.reply(10), later);
+        assert_eq!(answers.take(), [(1, NO)], "nobody waits for this any more");
+        let first = prompts.look(Some(TAB), later).unwrap();
+        assert_eq!(first.question, choose(1, vec![reader(true)]).question);
+        let yes = PromptAnswer::Reader {
+            index: 0,
+            remember: false,
+        };
+        assert!(!prompts.answer(PromptId(1), yes.clone(), later));
+        assert!(prompts.answer(PromptId(1), yes.clone(), later + INPUT_DELAY));
+        assert_eq!(answers.take(), [(10, yes)]);
+        // One that is not shown yet changes as well.
+        prompts.add(choose(2, Vec::new()), answers.reply(20), later);
+        assert_eq!(answers.take(), [(2, NO)]);
+        assert_eq!(shown(&mut prompts, Some(TAB), later), Some(2));
+        // Whoever answers meanwhile answers all of it.
+        prompts.set_mode(Mode::Reject);
+        prompts.add(choose(2, Vec::new()), answers.reply(21), later);
+        assert_eq!(answers.take(), [(21, NO), (20, NO)]);
+        assert_eq!(shown(&mut prompts, Some(TAB), later), None);
     }
 
     #[test]

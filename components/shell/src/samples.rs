@@ -10,12 +10,11 @@ use std::time::{Duration, SystemTime};
 use token_traits::Origin;
 use token_traits::port::ElementType;
 use token_traits::prompt::{
-    AuditEntry, GrantId, GrantInfo, GrantKind, Overview, PromptAnswer, PromptId, PromptReader,
-    PromptRequest, Question,
+    AuditEntry, GrantId, GrantInfo, GrantKind, Overview, PromptAnswer, PromptHost, PromptId,
+    PromptReader, PromptRequest, Question,
 };
 
 use crate::chrome::tokens_page::{OverviewCallback, TokenOverview};
-use crate::prompts::PromptHost;
 
 /// Asks the user everything that is named, and prints the answers.
 pub fn show(host: &dyn PromptHost, webview: u64, names: &[String]) {
@@ -83,6 +82,13 @@ pub fn prompt(name: &str, id: PromptId, webview: u64) -> Option<PromptRequest> {
                 readers: vec![reader("Embedded virtual card", ElementType::Embedded, true)],
             },
         ),
+        "no-reader" => (
+            site,
+            site,
+            Question::ChooseReader {
+                readers: Vec::new(),
+            },
+        ),
         "hostile-chooser" => (
             long_site.as_str(),
             "https://xn--80ak6aa92e.example",
@@ -106,7 +112,15 @@ pub fn prompt(name: &str, id: PromptId, webview: u64) -> Option<PromptRequest> {
             site,
             Question::UseApplet {
                 reader: "ACS ACR39U ICC Reader 00 00".into(),
-                applet: vec![0xA0, 0, 0, 0x02, 0x47, 0x10, 0x01],
+                applet: Some(vec![0xA0, 0, 0, 0x02, 0x47, 0x10, 0x01]),
+            },
+        ),
+        "unnamed-applet" => (
+            site,
+            site,
+            Question::UseApplet {
+                reader: "ACS ACR39U ICC Reader 00 00".into(),
+                applet: None,
             },
         ),
         "hostile-applet" => (
@@ -114,7 +128,7 @@ pub fn prompt(name: &str, id: PromptId, webview: u64) -> Option<PromptRequest> {
             site,
             Question::UseApplet {
                 reader: hostile_name(),
-                applet: vec![0xF0; 16],
+                applet: Some(vec![0xF0; 16]),
             },
         ),
         "pin" | "last-pin" => (
@@ -227,6 +241,15 @@ fn full_overview() -> Option<Overview> {
             },
             GrantInfo {
                 id: None,
+                origin: Some(bank.clone()),
+                top_level_origin: Some(bank.clone()),
+                what: GrantKind::Automation { allowed: true },
+                remembered: false,
+                created: None,
+                last_used: before(20),
+            },
+            GrantInfo {
+                id: None,
                 origin: None,
                 top_level_origin: None,
                 what: GrantKind::Applet {
@@ -261,5 +284,6 @@ fn full_overview() -> Option<Overview> {
                 decision: "refused by the card's rules".into(),
             },
         ],
+        problem: Some("Nothing can be remembered: the disk is full.".into()),
     })
 }

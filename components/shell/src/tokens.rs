@@ -2,24 +2,40 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! The engine's way to the token broker, and the broker's configuration, from `--token-config` or by default.
+//! The engine's way to the token broker, the broker's way to the user, and the broker's configuration, from
+//! `--token-config` or by default.
 //!
 //! Nothing else in the shell needs the patched engine. In a build without the feature `tokens`, `no_tokens` stands in for
 //! this module.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::Deserialize;
-use servo::{Preferences, ServoBuilder};
+use servo::{EventLoopWaker, Preferences, ServoBuilder, WebDriverCommandMsg};
 use token_client::{ClientConfig, TokenClient};
 use token_traits::control::{AccessConfig, WhenNoRules};
+use token_traits::prompt::{GrantId, PromptHost};
 use token_traits::{Feature, Origin, PermissionState, TokenBroker as _};
+use webdriver_server::TokenPromptMode;
+use zeroize::Zeroizing;
 
+use crate::chrome::tokens_page::{OverviewCallback, TokenOverview};
 use crate::demo;
+use crate::profile::Profile;
+use crate::prompts::Mode;
 
 /// The program that every token process runs, beside this one.
 const BROKER_BINARY: &str = "token-broker";
+
+/// The administrator's rules for elements that have none of their own.
+const ADMINISTRATOR_RULES: &str = "/etc/servo-tokens/access-rules.toml";
+
+/// The user's rules, in the profile.
+const USER_RULES: &str = "access-rules.toml";
 
 /// The `--token-config` file. A key that is not known is an error: a misspelt one must not loosen anything.
 #[derive(Debug, Default, Deserialize)]
@@ -27,40 +43,88 @@ const BROKER_BINARY: &str = "token-broker";
 pub struct TokenConfig {
     pcsc: Pcsc,
     virtual_card: VirtualCard,
-    access: Option<Access>,
+    access: Access,
 }
 
-/// `[access]`. Access rules are enforced where there is such a section.
+/// `[access]`. Access rules are enforced in any case.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Access {
-    /// A file of rules for elements that have none of their own.
+    /// A file of rules for elements that have none of their own, in place of the administrator's and the user's.
     rules: Option<PathBuf>,
     /// What applies where those say nothing.
     when_no_rules: Option<WhenNoRules>,
 }
 
-impl Access {
-    /// What the broker is told. The broker's own program checks the file, so that there is one parser only.
-    fn to_config(&self, broker_binary: &Path) -> Result<AccessConfig, String> {
-        let device_rules = match &self.rules {
-            None => String::new(),
-            Some(path) => {
-                let checked = Command::new(broker_binary)
-                    .arg("check-access-rules")
-                    .arg(path)
-                    .output()
-                    .map_err(|error| format!("cannot check {}: {error}", path.display()))?;
-                if !checked.status.success() {
-                    let error = String::from_utf8_lossy(&checked.stderr);
-                    return Err(format!("[access] rules: {}", error.trim()));
-                }
-                std::fs::read_to_string(path)
-                    .map_err(|error| format!("[access] rules: {}: {error}", path.display()))?
-            }
+/// A file of rules, by whoever wrote it.
+#[derive(Debug, Eq, PartialEq)]
+enum RulesFile {
+    /// Named by `[access] rules`.
+    Explicit(PathBuf),
+    /// The administrator of the machine wrote it.
+    Administrator(PathBuf),
+    /// The user wrote it. It may say no more than the user could answer when asked.
+    User(PathBuf),
+}
+
+impl RulesFile {
+    /// One file decides. Together, the user's rules would open what the administrator's close: a rule that names an origin
+    /// or an application comes before one that is about all of them.
+    fn choose(explicit: Option<&Path>, administrator: &Path, user: &Path) -> Option<Self> {
+        // What cannot be looked at is not passed over.
+        let is_there = |path: &Path| match path.symlink_metadata() {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
         };
+        if let Some(path) = explicit {
+            return Some(Self::Explicit(path.to_owned()));
+        }
+        if is_there(administrator) {
+            if is_there(user) {
+                log::warn!(
+                    "{} is not used, because there is {}",
+                    user.display(),
+                    administrator.display()
+                );
+            }
+            return Some(Self::Administrator(administrator.to_owned()));
+        }
+        is_there(user).then(|| Self::User(user.to_owned()))
+    }
+
+    /// The contents. The broker's own program checks them, so that there is one parser only.
+    fn read(&self, broker_binary: &Path) -> Result<String, String> {
+        let (path, check) = match self {
+            Self::Explicit(path) | Self::Administrator(path) => (path, "check-access-rules"),
+            Self::User(path) => (path, "check-user-access-rules"),
+        };
+        let checked = Command::new(broker_binary)
+            .arg(check)
+            .arg(path)
+            .output()
+            .map_err(|error| format!("cannot check {}: {error}", path.display()))?;
+        if !checked.status.success() {
+            let error = String::from_utf8_lossy(&checked.stderr);
+            return Err(format!("access rules: {}", error.trim()));
+        }
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("access rules: {}: {error}", path.display()))
+    }
+}
+
+impl Access {
+    /// What the broker is told.
+    fn to_config(&self, broker_binary: &Path, profile: &Path) -> Result<AccessConfig, String> {
+        let rules = RulesFile::choose(
+            self.rules.as_deref(),
+            Path::new(ADMINISTRATOR_RULES),
+            &profile.join(USER_RULES),
+        );
         Ok(AccessConfig {
-            device_rules,
+            device_rules: match rules {
+                Some(rules) => rules.read(broker_binary)?,
+                None => String::new(),
+            },
             when_no_rules: self.when_no_rules,
         })
     }
@@ -72,11 +136,16 @@ impl Access {
 struct Pcsc {
     /// Whether the readers of the PC/SC service are used.
     enabled: bool,
+    /// Readers, by the names that the service gives them, whose cards are UICCs.
+    uicc_readers: Vec<String>,
 }
 
 impl Default for Pcsc {
     fn default() -> Self {
-        Self { enabled: true }
+        Self {
+            enabled: true,
+            uicc_readers: Vec::new(),
+        }
     }
 }
 
@@ -122,12 +191,40 @@ pub fn preferences() -> Preferences {
     }
 }
 
-/// Gives the engine its token broker. Starts nothing: the broker starts with the first document that uses it.
+/// What the browser itself wants of the token broker.
+pub struct Link(Arc<TokenClient>);
+
+impl Link {
+    /// For the page of tokens.
+    pub fn overview(&self) -> Option<Arc<dyn TokenOverview>> {
+        Some(self.0.clone())
+    }
+
+    /// A page gets another document: prompts of that one need something that the user does there.
+    pub fn document_left(&self, webview: u64) {
+        self.0.document_left(webview);
+    }
+}
+
+impl TokenOverview for TokenClient {
+    fn request(&self, callback: OverviewCallback) {
+        self.overview(callback);
+    }
+
+    fn revoke(&self, grant: GrantId) {
+        self.revoke(grant);
+    }
+}
+
+/// Gives the engine its token broker, which asks the user through `prompts`. Starts nothing: the broker starts with the
+/// first document that uses it, or with the page of tokens.
 pub fn connect(
     builder: ServoBuilder,
     config: &TokenConfig,
+    profile: &Profile,
+    prompts: Arc<dyn PromptHost>,
     for_demo: bool,
-) -> Result<ServoBuilder, String> {
+) -> Result<(ServoBuilder, Link), String> {
     let broker_binary = std::env::current_exe()
         .map_err(|error| format!("cannot find this program's folder: {error}"))?
         .with_file_name(BROKER_BINARY);
@@ -137,19 +234,21 @@ pub fn connect(
             broker_binary.display()
         ));
     }
-    let access = match &config.access {
-        Some(access) => Some(access.to_config(&broker_binary)?),
-        None => None,
-    };
-    let client = TokenClient::new(ClientConfig {
+    let access = config
+        .access
+        .to_config(&broker_binary, profile.engine_dir())?;
+    let client_config = ClientConfig {
         broker_binary,
-        access,
+        access: Some(access),
         pcsc: config.pcsc.enabled,
+        uicc_readers: config.pcsc.uicc_readers.clone(),
         virtual_card: config
             .virtual_card
             .enabled
             .then(|| config.virtual_card.profile.clone()),
-    });
+        store: profile.token_store()?,
+    };
+    let client = TokenClient::new(client_config, prompts);
     if for_demo && let Some(origin) = Origin::new(demo::ORIGIN) {
         client.set_permission(
             origin.clone(),
@@ -158,12 +257,43 @@ pub fn connect(
             PermissionState::Granted,
         );
     }
-    Ok(builder.token_broker(client))
+    Ok((builder.token_broker(client.clone()), Link(client)))
+}
+
+/// Who answers prompts, as WebDriver clients say it.
+pub struct PromptModes(Receiver<TokenPromptMode>);
+
+impl PromptModes {
+    /// What was said last, if something was said since this was asked. `manual` is who answers without a client.
+    pub fn newest(&self, manual: &Mode) -> Option<Mode> {
+        Some(match self.0.try_iter().last()? {
+            TokenPromptMode::Manual => manual.clone(),
+            TokenPromptMode::Accept { pin } => Mode::Accept {
+                pin: pin.map(Zeroizing::new),
+            },
+            TokenPromptMode::Reject => Mode::Reject,
+        })
+    }
+}
+
+/// Starts the WebDriver server on `port`. `waker` makes the event loop look at what it sends.
+pub fn start_webdriver(
+    port: u16,
+    commands: Sender<WebDriverCommandMsg>,
+    waker: Box<dyn EventLoopWaker>,
+    preferences: Preferences,
+) -> PromptModes {
+    let (modes, receiver) = unbounded();
+    webdriver_server::start_server(port, commands, modes, waker, preferences);
+    PromptModes(receiver)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{TokenConfig, WhenNoRules};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
 
     #[test]
     fn what_is_not_said_has_its_default() {
@@ -171,18 +301,89 @@ mod tests {
         assert!(!config.pcsc.enabled);
         assert!(config.virtual_card.enabled);
         assert_eq!(config.virtual_card.profile, "default");
+        let uicc_readers = "[pcsc]\nuicc_readers = [\"SIM 00 00\"]";
+        let config = TokenConfig::parse(uicc_readers).unwrap();
+        assert!(config.pcsc.enabled);
+        assert_eq!(config.pcsc.uicc_readers, ["SIM 00 00"]);
     }
 
     #[test]
-    fn access_rules_are_enforced_where_there_is_such_a_section() {
-        assert!(TokenConfig::parse("").unwrap().access.is_none());
-        let access = TokenConfig::parse("[access]").unwrap().access.unwrap();
+    fn the_choice_where_there_are_no_rules() {
+        let access = TokenConfig::parse("").unwrap().access;
         assert_eq!((access.rules, access.when_no_rules), (None, None));
         let text = "[access]\nrules = \"rules.toml\"\nwhen_no_rules = \"deny\"";
-        let access = TokenConfig::parse(text).unwrap().access.unwrap();
+        let access = TokenConfig::parse(text).unwrap().access;
         assert_eq!(access.when_no_rules, Some(WhenNoRules::Deny));
         let error = TokenConfig::parse("[access]\nwhen_no_rules = \"maybe\"").unwrap_err();
         assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn one_file_of_rules_decides() {
+        let folder = tempfile::tempdir().unwrap();
+        let (administrator, user) = (folder.path().join("etc"), folder.path().join("user"));
+        let choose = |explicit| RulesFile::choose(explicit, &administrator, &user);
+        assert_eq!(choose(None), None);
+        fs::write(&user, "").unwrap();
+        assert_eq!(choose(None), Some(RulesFile::User(user.clone())));
+        // A link that leads nowhere is there, and cannot be read.
+        symlink("nowhere", &administrator).unwrap();
+        let chosen = choose(None);
+        assert_eq!(
+            chosen,
+            Some(RulesFile::Administrator(administrator.clone()))
+        );
+        let explicit = Path::new("rules.toml");
+        assert_eq!(
+            choose(Some(explicit)),
+            Some(RulesFile::Explicit(explicit.to_owned()))
+        );
+    }
+
+    #[test]
+    fn who_answers_is_whoever_was_named_last() {
+        let (sender, receiver) = unbounded();
+        let modes = PromptModes(receiver);
+        assert!(modes.newest(&Mode::Nobody).is_none());
+        sender.send(TokenPromptMode::Reject).unwrap();
+        let pin = Some("1234".to_owned());
+        sender.send(TokenPromptMode::Accept { pin }).unwrap();
+        match modes.newest(&Mode::Nobody) {
+            Some(Mode::Accept { pin: Some(pin) }) => assert_eq!(*pin, "1234"),
+            other => panic!("{other:?}"),
+        }
+        sender.send(TokenPromptMode::Manual).unwrap();
+        assert!(matches!(modes.newest(&Mode::Nobody), Some(Mode::Nobody)));
+        sender.send(TokenPromptMode::Reject).unwrap();
+        assert!(matches!(modes.newest(&Mode::Nobody), Some(Mode::Reject)));
+    }
+
+    #[test]
+    fn a_pin_is_not_logged() {
+        let command: TokenPromptMode =
+            serde_json::from_str(r#"{"mode": "accept", "pin": "1234"}"#).unwrap();
+        assert!(!format!("{command:?}").contains("1234"));
+        let pin = Some("1234".to_owned());
+        assert!(command == TokenPromptMode::Accept { pin });
+        for body in [
+            r#"{"mode": "manual", "pin": null}"#,
+            r#"{"mode": "reject"}"#,
+        ] {
+            assert!(
+                serde_json::from_str::<TokenPromptMode>(body).is_ok(),
+                "{body}"
+            );
+        }
+        for body in [
+            r#"{"mode": "always"}"#,
+            r#"{"mode": "accept", "pin": 1234}"#,
+            "{}",
+        ] {
+            assert!(
+                serde_json::from_str::<TokenPromptMode>(body).is_err(),
+                "{body}"
+            );
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ use url::Url;
 
 use crate::app::App;
 use crate::browser_window::Platform;
+use crate::prompts::Mode;
+use crate::tokens::{self, PromptModes};
 
 type LoadWaiter = GenericSender<WebDriverLoadStatus>;
 
@@ -37,6 +39,7 @@ struct QueuedLoad {
 /// Commands from the WebDriver server, and what it waits for.
 pub struct WebDriver {
     commands: Receiver<WebDriverCommandMsg>,
+    prompt_modes: PromptModes,
     /// To be told when the page has been loaded.
     loads: RefCell<HashMap<WebViewId, LoadWaiter>>,
     /// To be started when what the page loads now has been loaded: the engine does not say which load it is that has
@@ -56,8 +59,8 @@ impl WebDriver {
     /// Starts the server on `port`. `waker` makes the event loop call [`Self::serve`].
     pub fn start(port: u16, waker: Box<dyn EventLoopWaker>, preferences: Preferences) -> Self {
         let (sender, commands) = unbounded();
-        webdriver_server::start_server(port, sender, waker, preferences);
         Self {
+            prompt_modes: tokens::start_webdriver(port, sender, waker, preferences),
             commands,
             loads: Default::default(),
             queued: Default::default(),
@@ -66,6 +69,11 @@ impl WebDriver {
             script: Default::default(),
             dialogs: Default::default(),
         }
+    }
+
+    /// Who answers prompts from now on, if the client has said so. `manual` is who answers without a client.
+    pub fn prompt_mode(&self, manual: &Mode) -> Option<Mode> {
+        self.prompt_modes.newest(manual)
     }
 
     /// Serves the commands that have arrived.

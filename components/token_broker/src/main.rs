@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use token_broker::access::device_rules::DeviceRules;
+use token_broker::access::device_rules::{DeviceRules, DeviceRulesError};
 use token_workers::doctor::{self, Finding};
 use token_workers::{Program, process};
 
@@ -21,7 +21,7 @@ use token_workers::{Program, process};
 struct Arguments {
     /// What this process is
     kind: Kind,
-    /// Where the browser listens for it; for check-access-rules, the file
+    /// Where the browser listens for it; for the checks of access rules, the file
     #[arg(default_value = "", hide_default_value = true)]
     token: String,
 }
@@ -36,8 +36,10 @@ enum Kind {
     PcscMonitor,
     /// Talks to the card in one PC/SC reader
     PcscReader,
-    /// Checks a file of access rules, says what is wrong with it, and ends
+    /// Checks an administrator's file of access rules, says what is wrong with it, and ends
     CheckAccessRules,
+    /// The same for a user's own file, which can allow less
+    CheckUserAccessRules,
     /// Says what keeps tokens from being used and what to do about it, and ends
     Doctor,
 }
@@ -45,7 +47,10 @@ enum Kind {
 fn main() -> ExitCode {
     let Arguments { kind, token } = Arguments::parse();
     match kind {
-        Kind::CheckAccessRules => return check_access_rules(&token),
+        Kind::CheckAccessRules => return check_access_rules(&token, DeviceRules::parse),
+        Kind::CheckUserAccessRules => {
+            return check_access_rules(&token, DeviceRules::parse_of_user);
+        }
         Kind::Doctor => return doctor(),
         _ => {}
     }
@@ -82,15 +87,20 @@ fn main() -> ExitCode {
         Kind::PcscMonitor => Program::PcscMonitor,
         Kind::PcscReader => Program::PcscReader,
         // Done above.
-        Kind::CheckAccessRules | Kind::Doctor => return ExitCode::SUCCESS,
+        Kind::CheckAccessRules | Kind::CheckUserAccessRules | Kind::Doctor => {
+            return ExitCode::SUCCESS;
+        }
     };
     token_workers::run(program, token)
 }
 
-fn check_access_rules(path: &str) -> ExitCode {
+fn check_access_rules(
+    path: &str,
+    parse: fn(&str) -> Result<DeviceRules, DeviceRulesError>,
+) -> ExitCode {
     let outcome = std::fs::read_to_string(path)
         .map_err(|error| error.to_string())
-        .and_then(|text| DeviceRules::parse(&text).map_err(|error| error.to_string()));
+        .and_then(|text| parse(&text).map_err(|error| error.to_string()));
     match outcome {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {

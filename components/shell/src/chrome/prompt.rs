@@ -13,7 +13,7 @@ use egui::{
 use token_traits::Origin;
 use token_traits::port::ElementType;
 use token_traits::prompt::{
-    MAX_NAME_LENGTH, Pin, PromptAnswer, PromptId, PromptReader, PromptRequest, Question,
+    MAX_NAME_LENGTH, Pin, PromptAnswer, PromptReader, PromptRequest, Question,
 };
 use zeroize::Zeroizing;
 
@@ -56,7 +56,7 @@ pub struct Outcome {
 /// What the user has chosen and typed in the prompt that is shown.
 #[derive(Default)]
 pub struct PromptForm {
-    shown: Option<PromptId>,
+    shown: Option<PromptRequest>,
     reader: Option<usize>,
     remember: bool,
     pin: Zeroizing<String>,
@@ -83,10 +83,11 @@ impl PromptForm {
         request: &PromptRequest,
         context: &Context,
     ) -> Outcome {
-        let is_new = self.shown != Some(request.id);
+        // A question may change while it is shown. What was chosen may mean something else then.
+        let is_new = self.shown.as_ref() != Some(request);
         if is_new {
             *self = Self {
-                shown: Some(request.id),
+                shown: Some(request.clone()),
                 // Several readers are a choice that the user makes.
                 reader: match &request.question {
                     Question::ChooseReader { readers } if readers.len() == 1 => Some(0),
@@ -181,10 +182,12 @@ impl PromptForm {
         ui.separator();
 
         // The origin above and the buttons below stay in sight; what is between them scrolls where it must.
-        let footer = match request.question {
-            Question::EnterPin { .. } => 56.0,
-            _ => 108.0,
+        let can_remember = match &request.question {
+            Question::ChooseReader { readers } => !readers.is_empty(),
+            Question::UseApplet { .. } => true,
+            Question::EnterPin { .. } => false,
         };
+        let footer = if can_remember { 108.0 } else { 56.0 };
         let hint = if self.is_cut { 24.0 } else { 0.0 };
         let height = (space - ui.min_rect().height() - footer - 36.0).max(48.0);
         let body = ScrollArea::vertical()
@@ -195,7 +198,7 @@ impl PromptForm {
         self.is_cut = !matches!(request.question, Question::ChooseReader { .. })
             && body.content_size.y > height + 1.0;
 
-        if !matches!(request.question, Question::EnterPin { .. }) {
+        if can_remember {
             ui.checkbox(&mut self.remember, "Remember this decision");
             ui.weak(
                 "Otherwise it ends when the card is removed or the site's last page is closed.",
@@ -250,6 +253,10 @@ impl PromptForm {
 
     fn question(&mut self, ui: &mut Ui, request: &PromptRequest) {
         match &request.question {
+            Question::ChooseReader { readers } if readers.is_empty() => {
+                ui.strong("No reader or token is connected.");
+                ui.label("Connect one to choose it here.");
+            }
             Question::ChooseReader { readers } => {
                 ui.label("It will see the reader and the card in it, and can use those applications on the card that the card's own rules allow it to use, or that you do.");
                 ui.strong("Which reader may it use?");
@@ -258,9 +265,15 @@ impl PromptForm {
                 }
             }
             Question::UseApplet { reader, applet } => {
-                let name = applets::name(applet).unwrap_or("Unknown application");
-                ui.strong(name);
-                ui.monospace(applets::hex(applet));
+                match applet {
+                    Some(applet) => {
+                        ui.strong(applets::name(applet).unwrap_or("Unknown application"));
+                        ui.monospace(applets::hex(applet));
+                    }
+                    None => {
+                        ui.strong("An application that the card does not name");
+                    }
+                }
                 ui.label(
                     "This card has no access rules of its own. If you allow this, the site can send any command to the application: it can read what is stored there, and change or delete it.",
                 );
@@ -527,6 +540,8 @@ mod tests {
     use egui::accesskit::{Node, Role};
     use egui::{Event, Modifiers, PointerButton, Pos2, RawInput};
 
+    use token_traits::prompt::PromptId;
+
     use super::*;
     use crate::chrome::set_style;
 
@@ -555,7 +570,7 @@ mod tests {
     fn applet() -> Question {
         Question::UseApplet {
             reader: "Reader".into(),
-            applet: vec![0xA0, 0, 0, 3, 8],
+            applet: Some(vec![0xA0, 0, 0, 3, 8]),
         }
     }
 
@@ -780,6 +795,15 @@ mod tests {
     }
 
     #[test]
+    fn a_card_that_does_not_name_its_application() {
+        let screen = Screen::new(Question::UseApplet {
+            reader: "Reader".into(),
+            applet: None,
+        });
+        assert!(screen.texts().contains("does not name"));
+    }
+
+    #[test]
     fn input_before_its_time_is_lost() {
         let mut screen = Screen::new(applet());
         screen.ready = false;
@@ -814,6 +838,34 @@ mod tests {
             remember: false,
         };
         assert_eq!(screen.click("Allow"), Some(only));
+    }
+
+    #[test]
+    fn readers_come_and_go_while_it_is_shown() {
+        let choose = |names: &[&str]| Question::ChooseReader {
+            readers: names.iter().map(|name| reader(name)).collect(),
+        };
+        let mut screen = Screen::new(choose(&[]));
+        assert!(screen.texts().contains("Connect one"));
+        assert!(!screen.texts().contains("Remember"));
+        assert_eq!(screen.click("Allow"), None);
+        let change = |screen: &mut Screen, names: &[&str]| {
+            screen.request.question = choose(names);
+            for _ in 0..3 {
+                screen.turn(Vec::new());
+            }
+        };
+        change(&mut screen, &["First", "Second"]);
+        assert!(!screen.texts().contains("Connect one"));
+        screen.form.remember = true;
+        assert_eq!(screen.click("Second\nsmart card or USB token, ready"), None);
+        // Now another one is in its place.
+        change(&mut screen, &["First", "Third"]);
+        assert_eq!(screen.focused(), "Don't allow");
+        assert!(!screen.form.remember);
+        assert_eq!(screen.click("Allow"), None);
+        change(&mut screen, &[]);
+        assert_eq!(screen.click("Don't allow"), Some(PromptAnswer::Refused));
     }
 
     #[test]

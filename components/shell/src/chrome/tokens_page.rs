@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Most rows of one list.
 const MAX_ROWS: usize = 500;
 
+/// Most characters of what keeps grants from being remembered.
+const MAX_PROBLEM_LENGTH: usize = 300;
+
 /// Takes an overview, once, on any thread.
 pub type OverviewCallback = Box<dyn FnOnce(Overview) + Send>;
 
@@ -100,10 +103,7 @@ impl TokensPage {
             match &self.shown {
                 _ if self.source.is_none() => {
                     ui.add_space(12.0);
-                    ui.label(
-                        "There is nothing to list: only automation gives sites access to tokens so \
-                         far, and it ends with the browser.",
-                    );
+                    ui.label("This build of the browser has no token broker.");
                 }
                 None if late => {
                     ui.add_space(12.0);
@@ -145,6 +145,10 @@ fn show_overview(
     }
 
     section(ui, "Grants and rules");
+    if let Some(problem) = &overview.problem {
+        let color = ui.visuals().error_fg_color;
+        ui.label(RichText::new(printable(problem, MAX_PROBLEM_LENGTH)).color(color));
+    }
     if overview.grants.is_empty() {
         empty(ui, "No site may use a reader or an application on a card.");
     }
@@ -237,7 +241,13 @@ fn grant_row(ui: &mut Ui, grant: &GrantInfo, now: SystemTime, is_site: fn(&str) 
                 revoke = button.clicked();
             }
             None => {
-                ui.label(RichText::new("Set by the\nadministrator").weak());
+                let by = match grant.what {
+                    GrantKind::Automation { .. } => "Set by\nautomation",
+                    GrantKind::Reader { .. } | GrantKind::Applet { .. } => {
+                        "Set by the\nadministrator"
+                    }
+                };
+                ui.label(RichText::new(by).weak());
             }
         });
     });
@@ -259,13 +269,16 @@ fn what(kind: &GrantKind) -> String {
             "may use the reader “{}”",
             printable(reader, MAX_NAME_LENGTH)
         ),
-        GrantKind::Automation { allowed } => match allowed {
-            true => "may use every reader (set by automation)".to_owned(),
-            false => "may use no reader (set by automation)".to_owned(),
-        },
+        GrantKind::Automation { allowed: true } => {
+            "may use every reader, and every application that a prompt could allow".to_owned()
+        }
+        GrantKind::Automation { allowed: false } => "may not use any reader".to_owned(),
         GrantKind::Applet { applet, allowed } => {
             let verb = if *allowed { "may use" } else { "may not use" };
             match applet {
+                Some(applet) if applet.is_empty() => format!(
+                    "{verb} the application that a card selects by itself, on cards without rules of their own"
+                ),
                 Some(applet) => format!(
                     "{verb} {} ({}) on cards without rules of their own",
                     applets::name(applet).unwrap_or("an application"),
@@ -279,9 +292,10 @@ fn what(kind: &GrantKind) -> String {
 
 fn times(grant: &GrantInfo, now: SystemTime) -> String {
     let mut parts = vec![
-        match grant.remembered {
-            true => "remembered",
-            false => "until the card is removed or the site's last page is closed",
+        match (&grant.what, grant.remembered) {
+            (GrantKind::Automation { .. }, _) => "until the browser ends",
+            (_, true) => "remembered",
+            (_, false) => "until the card is removed or the site's last page is closed",
         }
         .to_owned(),
     ];
@@ -443,13 +457,51 @@ mod tests {
         };
         let wake = || -> Arc<dyn Fn() + Send + Sync> { Arc::new(|| {}) };
         let mut page = TokensPage::new(None, wake());
-        says(&mut page, "There is nothing to list");
+        says(&mut page, "no token broker");
         let mut page = TokensPage::new(Some(Arc::new(Source::default())), wake());
         // The answer that has come is seen the next time.
         draw(&ctx, &mut page, Vec::new());
         says(&mut page, "No reader is connected.");
         says(&mut page, "No site may use");
         says(&mut page, "Nothing has happened yet.");
+    }
+
+    #[test]
+    fn what_automation_has_set_and_what_goes_wrong_is_said() {
+        let source = Arc::new(Source::default());
+        let grant = |allowed| GrantInfo {
+            id: None,
+            origin: Origin::new("https://www.bank.example"),
+            top_level_origin: Origin::new("https://shop.example"),
+            what: GrantKind::Automation { allowed },
+            remembered: false,
+            created: None,
+            last_used: None,
+        };
+        *source.overview.lock().unwrap() = Overview {
+            grants: vec![grant(true), grant(false)],
+            problem: Some("The disk is full.".into()),
+            ..Overview::default()
+        };
+        let ctx = egui::Context::default();
+        ctx.enable_accesskit();
+        let mut page = TokensPage::new(Some(source), Arc::new(|| {}));
+        draw(&ctx, &mut page, Vec::new());
+        let texts = draw(&ctx, &mut page, Vec::new());
+        for wanted in [
+            "The disk is full.",
+            "in pages of ",
+            "may use every reader",
+            "may not use any reader",
+            "until the browser ends",
+            "Set by\nautomation",
+        ] {
+            assert!(
+                texts.iter().any(|(_, text)| text.contains(wanted)),
+                "{wanted} is missing in {texts:?}"
+            );
+        }
+        assert!(!texts.iter().any(|(_, text)| text.starts_with("Revoke")));
     }
 
     #[test]

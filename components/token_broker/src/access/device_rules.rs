@@ -23,6 +23,9 @@ use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 use token_traits::Origin;
 use token_traits::port::ElementType;
+use toml::Spanned;
+
+use super::is_promptable;
 
 /// The longest file that is read, in bytes.
 pub const MAX_LENGTH: usize = 1 << 20;
@@ -63,13 +66,38 @@ pub struct DeviceRulesError {
 }
 
 impl DeviceRules {
-    /// Reads a file of at most [`MAX_LENGTH`] bytes.
+    /// Reads an administrator's file, of at most [`MAX_LENGTH`] bytes.
     pub fn parse(text: &str) -> Result<Self, DeviceRulesError> {
+        let rules = Self::read(text)?;
+        Ok(Self {
+            rules: rules.into_iter().map(Spanned::into_inner).collect(),
+        })
+    }
+
+    /// Reads a user's own file. It can forbid everything, but allow only what the user could allow when asked.
+    pub fn parse_of_user(text: &str) -> Result<Self, DeviceRulesError> {
+        let too_much = |rule: &DeviceRule| {
+            rule.apdu != ApduRule::Never
+                && !matches!(rule.aid, AidRef::Aid(aid) if is_promptable(aid.as_bytes()))
+        };
+        let rules = Self::read(text)?;
+        match rules.iter().find(|rule| too_much(rule.get_ref())) {
+            Some(rule) => Err(DeviceRulesError {
+                line: line(text, rule.span().start),
+                message: "aid: a user's rules can allow single applications only, and none that manages a card or keeps \
+                          keys for FIDO, PIV, OpenPGP, PKCS #15 or a mobile network; an administrator's can"
+                    .to_owned(),
+            }),
+            None => Self::parse(text),
+        }
+    }
+
+    fn read(text: &str) -> Result<Vec<Spanned<DeviceRule>>, DeviceRulesError> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct File {
             #[serde(default)]
-            rule: Vec<DeviceRule>,
+            rule: Vec<Spanned<DeviceRule>>,
         }
         // So long a file has fewer rules and filters than an element may have.
         if text.len() > MAX_LENGTH {
@@ -79,14 +107,12 @@ impl DeviceRules {
             });
         }
         let file: File = toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let before = text.get(..start).unwrap_or(text);
             DeviceRulesError {
-                line: before.matches('\n').count() + 1,
+                line: line(text, error.span().map_or(0, |span| span.start)),
                 message: error.message().to_owned(),
             }
         })?;
-        Ok(Self { rules: file.rule })
+        Ok(file.rule)
     }
 
     /// The rules for elements of a type. An empty set allows nothing.
@@ -109,6 +135,12 @@ impl DeviceRules {
                 })
         }))
     }
+}
+
+/// The number of the line in which a byte is, from 1.
+fn line(text: &str, byte: usize) -> usize {
+    let before = text.get(..byte).unwrap_or(text);
+    before.matches('\n').count() + 1
 }
 
 impl fmt::Display for DeviceRules {
@@ -492,6 +524,32 @@ apdu = "always"
             assert_eq!(error.line, line, "{value}: {error}");
             assert!(error.message.contains(named), "{value}: {error}");
         }
+    }
+
+    #[test]
+    fn a_user_allows_no_more_than_a_prompt_could() {
+        let file = |aid: &str, apdu: &str| {
+            format!("\n\n[[rule]]\norigin = \"*\"\naid = \"{aid}\"\napdu = {apdu}\n")
+        };
+        let always = "\"always\"";
+        let filters = "[{ header = \"00B00000\", mask = \"FFFF0000\" }]";
+        let (echo, piv) = ("F0534552564F0101", "A000000308000010000100");
+        for apdu in [always, filters] {
+            let text = file(echo, apdu);
+            assert_eq!(DeviceRules::parse_of_user(&text), DeviceRules::parse(&text));
+            for aid in [piv, "A000000308", "A0000006472F0001", "A000000151", "*", "default"] {
+                let text = file(echo, "\"never\"") + &file(aid, apdu);
+                assert!(DeviceRules::parse(&text).is_ok());
+                let error = DeviceRules::parse_of_user(&text).unwrap_err();
+                assert_eq!(error.line, 9, "{aid}: {error}");
+                assert!(error.message.starts_with("aid: "), "{error}");
+            }
+        }
+        for aid in [piv, "*", "default"] {
+            assert!(DeviceRules::parse_of_user(&file(aid, "\"never\"")).is_ok());
+        }
+        let mistake = DeviceRules::parse_of_user("[[rule]]\norigin = 1").unwrap_err();
+        assert_eq!(mistake.line, 2);
     }
 
     #[test]
