@@ -106,11 +106,9 @@ impl DeviceRules {
                 message: "the file is longer than 1 MiB".to_owned(),
             });
         }
-        let file: File = toml::from_str(text).map_err(|error| {
-            DeviceRulesError {
-                line: line(text, error.span().map_or(0, |span| span.start)),
-                message: error.message().to_owned(),
-            }
+        let file: File = toml::from_str(text).map_err(|error| DeviceRulesError {
+            line: line(text, error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
         })?;
         Ok(file.rule)
     }
@@ -537,7 +535,14 @@ apdu = "always"
         for apdu in [always, filters] {
             let text = file(echo, apdu);
             assert_eq!(DeviceRules::parse_of_user(&text), DeviceRules::parse(&text));
-            for aid in [piv, "A000000308", "A0000006472F0001", "A000000151", "*", "default"] {
+            for aid in [
+                piv,
+                "A000000308",
+                "A0000006472F0001",
+                "A000000151",
+                "*",
+                "default",
+            ] {
                 let text = file(echo, "\"never\"") + &file(aid, apdu);
                 assert!(DeviceRules::parse(&text).is_ok());
                 let error = DeviceRules::parse_of_user(&text).unwrap_err();
