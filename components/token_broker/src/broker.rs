@@ -33,6 +33,7 @@ use token_workers::protocol::{
 mod audit;
 mod consent;
 mod elements;
+mod origin;
 mod queue;
 mod requests;
 mod rules;
@@ -241,6 +242,8 @@ struct Port {
     watches_elements: bool,
     sessions: HashMap<SessionId, ReaderKey>,
     channels: HashMap<ChannelId, OpenChannel>,
+    /// Channels that the document has closed, as long as commands that it sent before wait.
+    closing: HashMap<ChannelId, OpenChannel>,
     next_session: u32,
     next_channel: u32,
 }
@@ -256,11 +259,23 @@ struct OpenChannel {
     partial: Option<(Aid, SelectResponse)>,
     /// The applet that is selected, if the card names it.
     df_name: Option<Aid>,
+    /// The applet has been told the document's origin.
+    knows_origin: bool,
     /// Which commands may be sent to it.
     access: Access,
 }
 
 impl Port {
+    /// A channel that is open, or was when the document sent what is to be done now.
+    fn channel(&self, id: ChannelId) -> Option<&OpenChannel> {
+        self.channels.get(&id).or_else(|| self.closing.get(&id))
+    }
+
+    fn channel_mut(&mut self, id: ChannelId) -> Option<&mut OpenChannel> {
+        let open = self.channels.get_mut(&id);
+        open.or_else(|| self.closing.get_mut(&id))
+    }
+
     /// The name that the document has for a reader.
     fn reader_id(&mut self, key: ReaderKey) -> ReaderId {
         let known = self.readers.iter().position(|known| *known == key);
@@ -466,6 +481,7 @@ impl Broker {
                 watches_elements: false,
                 sessions: HashMap::new(),
                 channels: HashMap::new(),
+                closing: HashMap::new(),
                 next_session: 1,
                 next_channel: 1,
             },
@@ -680,7 +696,7 @@ impl Broker {
     fn withdraw_applets(&mut self, now: Instant) {
         let mut dropped = Vec::new();
         for (id, port) in &self.ports {
-            for (channel_id, channel) in &port.channels {
+            for (channel_id, channel) in port.channels.iter().chain(&port.closing) {
                 let Some(reader) = self.readers.get(&channel.reader) else {
                     continue;
                 };
@@ -698,7 +714,7 @@ impl Broker {
             }
         }
         for (id, lost) in dropped {
-            for key in self.drop_matching(id, |_, channel, _| channel == Some(lost)) {
+            for key in self.forget_channel(id, lost) {
                 self.advance(key, now);
             }
         }

@@ -8,8 +8,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use secure_element::access::{AraMReader, RefreshTag, RuleSet};
-use secure_element::apdu::Header;
+use secure_element::access::{AraMReader, ArfReader, DirectoryReader, RefreshTag, RuleSet};
+use secure_element::apdu::{Header, ResponseApdu};
 use secure_element::channel::{Aid, SelectResponse};
 use secure_element::class_byte::ChannelNumber;
 use token_traits::control::WorkerKind;
@@ -151,13 +151,21 @@ pub(crate) enum Step {
     },
     /// MANAGE CHANNEL open; SELECT follows.
     Open(Opening),
+    /// SELECT with P2 of 00, which says which applet it has found.
     Select(Opening, ChannelNumber),
+    /// SELECT with the P2 that the page wants.
+    SelectAs(Opening, ChannelNumber, Found),
     Transmit(Ticket, Option<Reference>),
     /// VERIFY without data, before the page's command.
     CountTries(Ticket, Reference, Vec<u8>),
+    /// SELECT of the next applet, for its name.
     SelectNext(Ticket, ChannelId),
+    /// SELECT of what that has found, with the P2 that the page wants.
+    SelectNextAs(Ticket, ChannelId, Found),
     /// SELECT of the applet that was selected before `selectNext()`, which has found nothing that the page may use.
     SelectAgain(Ticket, ChannelId),
+    /// PRESENT ORIGIN, to the applet that was just selected on a channel.
+    PresentOrigin(ChannelNumber, Found, Box<Telling>),
     /// Reading the element's access rules, which a channel that is to be opened waits for.
     Rules(Opening, RulesStep),
     Reset(Ticket),
@@ -178,12 +186,57 @@ impl Step {
             | Self::Transmit(ticket, _)
             | Self::CountTries(ticket, ..)
             | Self::SelectNext(ticket, _)
+            | Self::SelectNextAs(ticket, ..)
             | Self::SelectAgain(ticket, _)
             | Self::Reset(ticket) => Some(ticket),
-            Self::Open(opening) | Self::Select(opening, _) | Self::Rules(opening, _) => {
-                Some(opening.ticket)
-            }
+            Self::Open(opening)
+            | Self::Select(opening, _)
+            | Self::SelectAs(opening, ..)
+            | Self::Rules(opening, _) => Some(opening.ticket),
+            Self::PresentOrigin(_, _, ref telling) => Some(telling.ticket()),
             Self::Close(_) | Self::ResetBasic | Self::SelectDefault | Self::Disconnect => None,
+        }
+    }
+}
+
+/// What is known of the applet that SELECT has found.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Found {
+    /// Its name, if the card tells it.
+    pub(crate) df_name: Option<Aid>,
+    pub(crate) origin: Knowledge,
+}
+
+/// Whether an applet knows for whom it is selected.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Knowledge {
+    /// No, like almost every applet.
+    #[default]
+    NotWanted,
+    /// It wants to.
+    Wanted,
+    /// It has been told.
+    Told,
+}
+
+/// What goes on once an applet has been told the origin.
+#[derive(Debug)]
+pub(crate) enum Telling {
+    /// A channel is being opened. With the answer to SELECT.
+    Opened(Opening, ResponseApdu),
+    /// `selectNext()`, with its answer.
+    Next(Ticket, ChannelId, ResponseApdu),
+    /// The applet that was selected before `selectNext()` is selected again.
+    Again(Ticket, ChannelId),
+}
+
+impl Telling {
+    /// Who waits for it.
+    pub(crate) fn ticket(&self) -> Ticket {
+        match *self {
+            Self::Opened(Opening { ticket, .. }, _)
+            | Self::Next(ticket, ..)
+            | Self::Again(ticket, _) => ticket,
         }
     }
 }
@@ -197,6 +250,10 @@ pub(crate) enum RulesStep {
     Select(ChannelNumber),
     /// GET DATA.
     Read(ChannelNumber, Box<AraMReader>),
+    /// Whether EF.DIR makes it a UICC.
+    Directory(ChannelNumber, DirectoryReader),
+    /// The files of a UICC.
+    Files(ChannelNumber, Box<ArfReader>),
     /// MANAGE CHANNEL close.
     Close(ChannelNumber),
     /// MANAGE CHANNEL reset, on cards without other channels.
@@ -210,7 +267,11 @@ impl RulesStep {
     pub(crate) fn channel(&self) -> Option<ChannelNumber> {
         match self {
             Self::Open => None,
-            Self::Select(channel) | Self::Read(channel, _) | Self::Close(channel) => Some(*channel),
+            Self::Select(channel)
+            | Self::Read(channel, _)
+            | Self::Directory(channel, _)
+            | Self::Files(channel, _)
+            | Self::Close(channel) => Some(*channel),
             Self::ResetBasic | Self::SelectDefault => Some(ChannelNumber::BASIC),
         }
     }
@@ -225,11 +286,21 @@ pub(crate) enum ElementRules {
     Card {
         rules: Arc<RuleSet>,
         refresh_tag: RefreshTag,
+        source: RulesSource,
     },
     /// It has none, and no place for any.
     None,
     /// They cannot be read or understood, so nobody may use anything.
     Closed,
+}
+
+/// Where an element's own access rules are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum RulesSource {
+    /// In an application for them.
+    AraM,
+    /// In PKCS#15 files.
+    Arf,
 }
 
 /// What a command tries to prove the knowledge of.
@@ -267,6 +338,10 @@ pub(crate) struct Reader {
     pub(crate) needs_reset: bool,
     /// Who may use what in the card, as long as the connection stands.
     pub(crate) rules: ElementRules,
+    /// The card's EF.DIR says that it is a UICC. Known as long as the connection stands.
+    pub(crate) names_uicc: bool,
+    /// The basic channel could not be reset: what was selected on it is selected still.
+    pub(crate) basic_is_dirty: bool,
     /// How many tries are left, where the card has said so.
     pub(crate) tries: HashMap<Reference, u8>,
     /// Whose PIN the card may have verified since its last reset.
@@ -291,14 +366,20 @@ impl Reader {
         )
     }
 
-    pub(crate) fn pcsc(status: ReaderStatus) -> Self {
+    /// `uicc_readers` are the names of those whose cards are UICCs.
+    pub(crate) fn pcsc(status: ReaderStatus, uicc_readers: &[String]) -> Self {
+        let element_type = if uicc_readers.contains(&status.name) {
+            ElementType::Uicc
+        } else {
+            ElementType::SmartCard
+        };
         let display_name = display_name(&status.name);
         let kind = WorkerKind::PcscReader {
             reader: status.name,
         };
         Self {
             card_events: status.card_events,
-            ..Self::new(display_name, ElementType::SmartCard, kind, status.present)
+            ..Self::new(display_name, element_type, kind, status.present)
         }
     }
 
@@ -318,6 +399,8 @@ impl Reader {
             connected: false,
             needs_reset: false,
             rules: ElementRules::Unknown,
+            names_uicc: false,
+            basic_is_dirty: false,
             tries: HashMap::new(),
             unlocked_by: None,
             sessions: 0,
@@ -346,6 +429,14 @@ impl Reader {
             _ => true,
         });
         taken
+    }
+
+    /// The kind of element, as far as access is concerned.
+    pub(crate) fn kind_of_element(&self) -> ElementType {
+        match self.names_uicc {
+            true => ElementType::Uicc,
+            false => self.element_type,
+        }
     }
 
     /// What a page is told about it.

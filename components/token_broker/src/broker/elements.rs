@@ -133,6 +133,7 @@ impl Broker {
         reader.present = present;
         if !present {
             reader.tries.clear();
+            reader.basic_is_dirty = false;
             reader.unlocked_by = None;
             self.connection_lost(key, io_error(&WorkerError::CardRemoved.to_string()));
         }
@@ -206,7 +207,10 @@ impl Broker {
                     }
                     self.set_present(key, status.present, now);
                 }
-                None => self.add_reader(Reader::pcsc(status)),
+                None => {
+                    let reader = Reader::pcsc(status, &self.config.uicc_readers);
+                    self.add_reader(reader);
+                }
             }
         }
         self.readers_are_known = true;

@@ -4,10 +4,12 @@
 //! The queue of a reader: one job after the other.
 
 use super::*;
-use crate::reader::Asked;
+use crate::reader::{Asked, Found, Knowledge, Telling};
 
 /// Why a request fails.
 const BASIC_IN_USE: &str = "the basic channel is in use";
+/// Why a request fails.
+const BASIC_IS_DIRTY: &str = "the card does not select its default applet again";
 
 impl Broker {
     /// Does as much of a reader's queue as is possible now.
@@ -211,6 +213,12 @@ impl Broker {
             return;
         };
         match opening.channel_type {
+            // What is selected there may have been for somebody else.
+            ChannelType::Basic
+                if reader.basic_is_dirty && matches!(opening.applet, Applet::Implicit) =>
+            {
+                self.refuse(opening.ticket, ErrorKind::NoChannel, BASIC_IS_DIRTY);
+            }
             ChannelType::Basic => {
                 if reader.channels.insert(ChannelNumber::BASIC) {
                     self.select(key, opening, ChannelNumber::BASIC, now);
@@ -238,19 +246,42 @@ impl Broker {
         channel: ChannelNumber,
         now: Instant,
     ) {
+        // With P2 of 00, for the applet's name and for what it announces.
         let command = match &opening.applet {
             Applet::Implicit => return self.channel_opened(key, opening, channel, None, now),
-            Applet::IssuerSecurityDomain => channel::select(None, opening.response, channel),
-            // To ask the user about it, its name is needed.
-            Applet::Named(aid) if opening.asked == Asked::CanBe => {
-                channel::select(Some(aid), SelectResponse::Fci, channel)
-            }
-            Applet::Named(aid) => channel::select(Some(aid), opening.response, channel),
+            Applet::IssuerSecurityDomain => channel::select(None, SelectResponse::Fci, channel),
+            Applet::Named(aid) => channel::select(Some(aid), SelectResponse::Fci, channel),
         };
         match command {
             Ok(command) => {
                 let body = transmit(command.encode(), true, opening.deadline, now);
                 self.run(key, Step::Select(opening, channel), body, opening.deadline);
+            }
+            Err(error) => {
+                self.reply(opening.ticket, Err(invalid_value(&error)));
+                self.close_first(key, channel);
+            }
+        }
+    }
+
+    /// Selects an applet once more, with the P2 that the page wants.
+    pub(super) fn select_as(
+        &mut self,
+        key: ReaderKey,
+        opening: Opening,
+        channel: ChannelNumber,
+        found: Found,
+        now: Instant,
+    ) {
+        let aid = match &opening.applet {
+            Applet::Named(aid) => Some(aid),
+            Applet::Implicit | Applet::IssuerSecurityDomain => None,
+        };
+        match channel::select(aid, opening.response, channel) {
+            Ok(command) => {
+                let body = transmit(command.encode(), true, opening.deadline, now);
+                let step = Step::SelectAs(opening, channel, found);
+                self.run(key, step, body, opening.deadline);
             }
             Err(error) => {
                 self.reply(opening.ticket, Err(invalid_value(&error)));
@@ -265,7 +296,7 @@ impl Broker {
         key: ReaderKey,
         opening: Opening,
         number: ChannelNumber,
-        selected: Option<&ResponseApdu>,
+        selected: Option<(&ResponseApdu, Found)>,
         now: Instant,
     ) {
         let Opening {
@@ -274,11 +305,13 @@ impl Broker {
             applet,
             response,
             asked,
+            deadline,
             ..
         } = opening;
         let mut can_ask = false;
         let mut what = "";
-        let df_name = selected.and_then(df_name);
+        let found = selected.map(|(_, found)| found).unwrap_or_default();
+        let df_name = found.df_name;
         // The port or the session may have been closed meanwhile, or the page told that it took too long.
         let access = match (self.readers.get(&key), self.ports.get(&ticket.port)) {
             (Some(reader), Some(port))
@@ -307,6 +340,13 @@ impl Broker {
             };
         }
         let (access, port) = match (access, self.ports.get_mut(&ticket.port)) {
+            (Ok(_), Some(_)) if found.origin == Knowledge::Wanted => {
+                if let Some((selected, _)) = selected {
+                    let telling = Telling::Opened(opening, selected.clone());
+                    self.present_origin(key, number, found, telling, deadline, now);
+                }
+                return;
+            }
             (Ok(access), Some(port)) => (access, port),
             (Ok(_), None) => return self.close_first(key, number),
             (Err(error), _) => {
@@ -327,12 +367,13 @@ impl Broker {
                 applet,
                 partial: partial_aid(applet, df_name).map(|aid| (aid, response)),
                 df_name,
+                knows_origin: found.origin == Knowledge::Told,
                 access,
             },
         );
         let info = ChannelInfo {
             id,
-            open_response: selected.map(ResponseApdu::encode),
+            open_response: selected.map(|(selected, _)| selected.encode()),
         };
         self.reply(ticket, Ok(ReplyBody::Channel(info)));
         let applet = df_name.as_ref().map(Aid::as_bytes).or(applet.requested());
@@ -348,10 +389,11 @@ impl Broker {
         match &reader.rules {
             ElementRules::Card { rules, .. } => ElementPolicy::Card(rules),
             ElementRules::None => {
+                let element_type = reader.kind_of_element();
                 let when_no_rules = access
                     .when_no_rules
-                    .unwrap_or_else(|| WhenNoRules::usual(reader.element_type));
-                match self.device_rules.get(&reader.element_type) {
+                    .unwrap_or_else(|| WhenNoRules::usual(element_type));
+                match self.device_rules.get(&element_type) {
                     Some(rules) => ElementPolicy::Device {
                         rules,
                         consent: match when_no_rules {
@@ -386,6 +428,10 @@ impl Broker {
     }
 
     pub(super) fn start_closing(&mut self, key: ReaderKey, number: ChannelNumber, now: Instant) {
+        for port in self.ports.values_mut() {
+            port.closing
+                .retain(|_, channel| (channel.reader, channel.number) != (key, number));
+        }
         let (step, command) = if number.is_basic() {
             (Step::ResetBasic, channel::reset_command())
         } else {

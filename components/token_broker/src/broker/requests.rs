@@ -73,13 +73,13 @@ impl Broker {
     ) -> Result<(), TokenError> {
         let id = channel;
         let channel = self.open_channel(ticket.port, id)?;
-        let Some((aid, response)) = channel.partial else {
+        let Some((aid, _)) = channel.partial else {
             return Err(TokenError::new(
                 ErrorKind::InvalidState,
                 "the channel was not opened with a partial AID",
             ));
         };
-        let command = channel::select_next(&aid, response, channel.number)
+        let command = channel::select_next(&aid, SelectResponse::Fci, channel.number)
             .map_err(|error| invalid_value(&error))?;
         let reader = channel.reader;
         let task = Task::SelectNext {
@@ -134,7 +134,7 @@ impl Broker {
         let id = channel;
         let channel = self.open_channel(ticket.port, id)?;
         let apdu::Prepared { header, command } = apdu::prepare(command, channel.number)?;
-        access::check_command(&channel.access, header)?;
+        channel.check_command(header)?;
         let reader = channel.reader;
         let task = Task::Transmit {
             channel: id,
@@ -188,6 +188,15 @@ impl Broker {
         now: Instant,
         matches: impl Fn(SessionId, Option<ChannelId>, ReaderKey) -> bool,
     ) {
+        // What the document sent before is still done.
+        if let Some(port) = self.ports.get_mut(&ticket.port) {
+            let closing = port
+                .channels
+                .iter()
+                .filter(|(id, channel)| matches(channel.session, Some(**id), channel.reader));
+            let closing = closing.map(|(id, channel)| (*id, channel.clone()));
+            port.closing.extend(closing.collect::<Vec<_>>());
+        }
         let keys = self.drop_matching(ticket.port, matches);
         if keys.is_empty() {
             return self.reply(ticket, Ok(ReplyBody::Done));
@@ -239,6 +248,15 @@ impl Broker {
         keys.sort();
         keys.dedup();
         keys
+    }
+
+    /// Takes a channel from a port, closed by its document or not, and returns the readers concerned. Commands that wait for
+    /// it are refused when it is their turn.
+    pub(super) fn forget_channel(&mut self, id: PortId, lost: ChannelId) -> Vec<ReaderKey> {
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.closing.remove(&lost);
+        }
+        self.drop_matching(id, |_, channel, _| channel == Some(lost))
     }
 
     pub(super) fn pass_barrier(&mut self, id: GroupId) {

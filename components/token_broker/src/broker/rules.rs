@@ -5,9 +5,37 @@
 //! An element's access rules: they are read, over a channel of their own, before a channel is opened, and asked before
 //! SELECT, after it, and for every command.
 
-use secure_element::access::{ARA_M_AID, AraMReader, AraMStep, Denial, Outcome};
+use secure_element::access::{
+    ARA_M_AID, AraMReader, AraMStep, ArfReader, ArfStep, Denial, DirectoryReader, DirectoryStep,
+    Outcome,
+};
 
 use super::*;
+use crate::reader::{Found, Knowledge, RulesSource, Telling};
+
+/// What `selectNext()` ends with where there is no applet any more that the page may use.
+pub(super) fn no_next() -> TokenError {
+    let message = "the card has no further applet of this AID";
+    TokenError::new(ErrorKind::NoApplication, message)
+}
+
+/// What `selectNext()` ends with on a card that cannot do it.
+pub(super) fn next_unsupported() -> TokenError {
+    let message = "the card does not select the next applet";
+    TokenError::new(ErrorKind::Unsupported, message)
+}
+
+/// The refresh tag of the rules that are known already, if they are from there.
+fn known_tag(reader: &Reader, from: RulesSource) -> Option<RefreshTag> {
+    match &reader.rules {
+        ElementRules::Card {
+            refresh_tag,
+            source,
+            ..
+        } if *source == from => Some(*refresh_tag),
+        _ => None,
+    }
+}
 
 impl Broker {
     /// Opens a channel once the element's rules are known, and known to be current.
@@ -72,22 +100,17 @@ impl Broker {
             },
             RulesStep::Select(channel) => match channel::parse_selected(response) {
                 Ok(Selected::Application) => {
-                    let known = match &reader.rules {
-                        ElementRules::Card { refresh_tag, .. } => Some(*refresh_tag),
-                        _ => None,
-                    };
+                    let known = known_tag(reader, RulesSource::AraM);
                     let step = AraMReader::start(channel, known);
-                    self.read_rules(key, opening, channel, step, now);
+                    self.read_ara_m(key, opening, channel, step, now);
                 }
-                Ok(Selected::NoApplication) => {
-                    self.rules_read(key, opening, channel, ElementRules::None, now);
-                }
+                Ok(Selected::NoApplication) => self.without_ara_m(key, opening, channel, now),
                 // What no card with an ARA-M answers: there is no such command, or not in this form.
                 Err(ChannelError::Refused(
                     StatusWord::INS_NOT_SUPPORTED
                     | StatusWord::CLA_NOT_SUPPORTED
                     | StatusWord::INCORRECT_P1_P2,
-                )) => self.rules_read(key, opening, channel, ElementRules::None, now),
+                )) => self.without_ara_m(key, opening, channel, now),
                 Ok(Selected::NoChannel) => {
                     self.refuse(opening.ticket, ErrorKind::NoChannel, NO_CHANNEL);
                     self.close_first(key, channel);
@@ -99,7 +122,15 @@ impl Broker {
             },
             RulesStep::Read(channel, reading) => {
                 let step = reading.receive(response);
-                self.read_rules(key, opening, channel, step, now);
+                self.read_ara_m(key, opening, channel, step, now);
+            }
+            RulesStep::Directory(channel, reading) => {
+                let step = reading.receive(response);
+                self.read_directory(key, opening, channel, step, now);
+            }
+            RulesStep::Files(channel, reading) => {
+                let step = reading.receive(response);
+                self.read_files(key, opening, channel, step, now);
             }
             RulesStep::Close(channel) => {
                 reader.needs_reset |= response.status.is_error();
@@ -116,14 +147,94 @@ impl Broker {
                 }
             }
             RulesStep::ResetBasic | RulesStep::SelectDefault => {
+                reader.basic_is_dirty = response.status.is_error();
+                reader.needs_reset |= response.status.is_error();
                 reader.channels.remove(&ChannelNumber::BASIC);
                 self.open_checked(key, opening, now);
             }
         }
     }
 
-    /// After `selectNext()` has found another applet: gives it to the page, or, if the rules do not let it have that one,
-    /// looks for the one after it.
+    /// What the rules let a page do with the applet of this name that is selected on its channel now.
+    fn access_on(
+        &self,
+        key: ReaderKey,
+        ticket: Ticket,
+        id: ChannelId,
+        df_name: Option<&Aid>,
+    ) -> Option<Access> {
+        let (reader, port) = (self.readers.get(&key)?, self.ports.get(&ticket.port)?);
+        let channel = port.channel(id)?;
+        let requested = channel.partial.as_ref().map(|(aid, _)| aid.as_bytes());
+        let policy = self.policy(port, reader);
+        policy.after_select(requested, df_name, &port.app).ok()
+    }
+
+    fn channel_of(&mut self, ticket: Ticket, id: ChannelId) -> Option<&mut OpenChannel> {
+        self.ports.get_mut(&ticket.port)?.channel_mut(id)
+    }
+
+    /// Nothing may be sent to what is selected on a channel now.
+    pub(super) fn refuse_selected(&mut self, ticket: Ticket, id: ChannelId) {
+        if let Some(channel) = self.channel_of(ticket, id) {
+            channel.access = Access::Never(Denial::NoRule);
+        }
+    }
+
+    /// After `selectNext()` has found another applet: selects it with the P2 that the page wants, or, if the rules do not
+    /// let it have that one, looks for the one after it.
+    #[expect(clippy::too_many_arguments, reason = "what an answer comes with")]
+    pub(super) fn next_found(
+        &mut self,
+        key: ReaderKey,
+        ticket: Ticket,
+        id: ChannelId,
+        deadline: Instant,
+        found: Found,
+        response: &ResponseApdu,
+        now: Instant,
+    ) {
+        let access = self.access_on(key, ticket, id, found.df_name.as_ref());
+        self.refuse_selected(ticket, id);
+        let Some(channel) = self.channel_of(ticket, id) else {
+            return self.reply(ticket, Err(closed("channel")));
+        };
+        let Some((aid, wanted)) = channel.partial else {
+            return self.reply(ticket, Err(next_unsupported()));
+        };
+        let number = channel.number;
+        let (step, command) = match access {
+            Some(_) if wanted == SelectResponse::Fci => {
+                return self.next_selected(key, ticket, id, deadline, found, response, now);
+            }
+            Some(_) => match found.df_name {
+                Some(name) => (
+                    Step::SelectNextAs(ticket, id, found),
+                    channel::select(Some(&name), wanted, number),
+                ),
+                None => {
+                    let error = next_unsupported();
+                    return self.next_not_found(key, ticket, id, deadline, error, now);
+                }
+            },
+            None => (
+                Step::SelectNext(ticket, id),
+                channel::select_next(&aid, SelectResponse::Fci, number),
+            ),
+        };
+        match command {
+            Ok(command) => {
+                let body = transmit(command.encode(), true, deadline, now);
+                self.run(key, step, body, deadline);
+            }
+            Err(error) => {
+                self.next_not_found(key, ticket, id, deadline, invalid_value(&error), now)
+            }
+        }
+    }
+
+    /// After `selectNext()` has selected an applet as the page wants it: gives it to the page, once the applet knows for
+    /// whom.
     #[expect(clippy::too_many_arguments, reason = "what an answer comes with")]
     pub(super) fn next_selected(
         &mut self,
@@ -131,47 +242,31 @@ impl Broker {
         ticket: Ticket,
         id: ChannelId,
         deadline: Instant,
-        bytes: Vec<u8>,
+        found: Found,
         response: &ResponseApdu,
         now: Instant,
     ) {
-        let df_name = df_name(response);
-        let (Some(reader), Some(port)) = (self.readers.get(&key), self.ports.get(&ticket.port))
-        else {
-            return;
+        let access = self.access_on(key, ticket, id, found.df_name.as_ref());
+        let Some(channel) = self.channel_of(ticket, id) else {
+            return self.reply(ticket, Err(closed("channel")));
         };
-        // Its closing waits in the queue, behind commands that were meant for another applet.
-        let Some(channel) = port.channels.get(&id) else {
-            self.reply(ticket, Err(closed("channel")));
-            return self.fail_commands(key, ticket.port, id);
-        };
-        let requested = channel.partial.as_ref().map(|(aid, _)| aid.as_bytes());
-        let access = self
-            .policy(port, reader)
-            .after_select(requested, df_name.as_ref(), &port.app);
-        let partial = channel.partial;
-        let number = channel.number;
-        match (access, self.ports.get_mut(&ticket.port)) {
-            (Ok(access), Some(port)) => {
-                if let Some(channel) = port.channels.get_mut(&id) {
-                    channel.access = access;
-                    channel.df_name = df_name;
-                }
-                self.reply(ticket, Ok(ReplyBody::Response(bytes)));
+        match access {
+            Some(_) if found.origin == Knowledge::Wanted => {
+                let number = channel.number;
+                let telling = Telling::Next(ticket, id, response.clone());
+                self.present_origin(key, number, found, telling, deadline, now);
             }
-            // Nothing may be sent to what is selected now.
-            (Err(_), Some(port)) => {
-                if let Some(channel) = port.channels.get_mut(&id) {
-                    channel.access = Access::Never(Denial::NoRule);
-                }
-                let command = partial
-                    .and_then(|(aid, response)| channel::select_next(&aid, response, number).ok());
-                if let Some(command) = command {
-                    let body = transmit(command.encode(), true, deadline, now);
-                    self.run(key, Step::SelectNext(ticket, id), body, deadline);
-                }
+            Some(access) => {
+                channel.access = access;
+                channel.df_name = found.df_name;
+                channel.knows_origin = found.origin == Knowledge::Told;
+                self.reply(ticket, Ok(ReplyBody::Response(response.encode())));
             }
-            (_, None) => {}
+            // The user has ended a grant meanwhile.
+            None => {
+                self.reply(ticket, Err(access::refused()));
+                self.forget_channel(ticket.port, id);
+            }
         }
     }
 
@@ -185,14 +280,14 @@ impl Broker {
         error: TokenError,
         now: Instant,
     ) {
-        let channel = self
-            .ports
-            .get(&ticket.port)
-            .and_then(|port| port.channels.get(&id));
-        let skipped = channel.is_some_and(|channel| !channel.access.allows_channel());
-        let again = channel.filter(|_| skipped).and_then(|channel| {
-            let response = channel.partial?.1;
-            channel::select(Some(&channel.df_name?), response, channel.number).ok()
+        let Some(channel) = self.channel_of(ticket, id) else {
+            return self.reply(ticket, Err(error));
+        };
+        if channel.access.allows_channel() {
+            return self.reply(ticket, Err(error));
+        }
+        let again = channel.df_name.and_then(|name| {
+            channel::select(Some(&name), SelectResponse::Fci, channel.number).ok()
         });
         match again {
             Some(command) => {
@@ -201,58 +296,39 @@ impl Broker {
             }
             None => {
                 self.reply(ticket, Err(error));
-                if skipped {
-                    self.drop_matching(ticket.port, |_, channel, _| channel == Some(id));
-                }
+                self.forget_channel(ticket.port, id);
             }
         }
     }
 
-    /// After [`Broker::next_not_found`] has selected an applet again.
+    /// After [`Broker::next_not_found`] has selected an applet again, if it has.
     pub(super) fn selected_again(
         &mut self,
         key: ReaderKey,
         ticket: Ticket,
         id: ChannelId,
-        response: &ResponseApdu,
+        found: Option<Found>,
+        deadline: Instant,
+        now: Instant,
     ) {
-        let is_selected = channel::parse_selected(response) == Ok(Selected::Application);
-        let name = df_name(response);
-        let access = match (self.readers.get(&key), self.ports.get(&ticket.port)) {
-            (Some(reader), Some(port)) => port.channels.get(&id).and_then(|channel| {
-                let same = is_selected && name == channel.df_name;
-                let requested = channel.partial.as_ref().map(|(aid, _)| aid.as_bytes());
-                let policy = self.policy(port, reader);
-                let access = policy.after_select(requested, name.as_ref(), &port.app);
-                access.ok().filter(|_| same)
-            }),
-            _ => None,
-        };
-        let message = "the card has no further applet of this AID";
-        self.refuse(ticket, ErrorKind::NoApplication, message);
-        let channel = self
-            .ports
-            .get_mut(&ticket.port)
-            .and_then(|port| port.channels.get_mut(&id));
-        match (channel, access) {
-            (Some(channel), Some(access)) => channel.access = access,
-            (Some(_), None) => {
-                self.drop_matching(ticket.port, |_, channel, _| channel == Some(id));
+        let name = found.and_then(|found| found.df_name);
+        let access = self.access_on(key, ticket, id, name.as_ref());
+        let channel = self.channel_of(ticket, id);
+        match (channel, access, found) {
+            (Some(channel), Some(access), Some(found)) if name == channel.df_name => {
+                if found.origin == Knowledge::Wanted {
+                    let number = channel.number;
+                    let telling = Telling::Again(ticket, id);
+                    return self.present_origin(key, number, found, telling, deadline, now);
+                }
+                channel.access = access;
+                channel.knows_origin = found.origin == Knowledge::Told;
+                self.reply(ticket, Err(no_next()));
             }
-            (None, _) => self.fail_commands(key, ticket.port, id),
-        }
-    }
-
-    /// Refuses the commands that wait for a channel of which nobody knows what is selected on it.
-    fn fail_commands(&mut self, key: ReaderKey, port: PortId, id: ChannelId) {
-        let Some(reader) = self.readers.get_mut(&key) else {
-            return;
-        };
-        let waits = |ticket: Ticket, _, task: &Task| {
-            ticket.port == port && matches!(task, Task::Transmit { channel, .. } if *channel == id)
-        };
-        for ticket in reader.take_asked(waits) {
-            self.reply(ticket, Err(closed("channel")));
+            _ => {
+                self.reply(ticket, Err(no_next()));
+                self.forget_channel(ticket.port, id);
+            }
         }
     }
 
@@ -274,7 +350,77 @@ impl Broker {
         }
     }
 
-    fn read_rules(
+    /// Goes on where there is no ARA-M: a UICC may have files.
+    fn without_ara_m(
+        &mut self,
+        key: ReaderKey,
+        opening: Opening,
+        channel: ChannelNumber,
+        now: Instant,
+    ) {
+        let Some(reader) = self.readers.get(&key) else {
+            return;
+        };
+        if reader.kind_of_element() == ElementType::Uicc {
+            let known = known_tag(reader, RulesSource::Arf);
+            let step = ArfReader::start(channel, known);
+            self.read_files(key, opening, channel, step, now);
+        } else {
+            let step = DirectoryReader::start(channel);
+            self.read_directory(key, opening, channel, step, now);
+        }
+    }
+
+    fn read_directory(
+        &mut self,
+        key: ReaderKey,
+        opening: Opening,
+        channel: ChannelNumber,
+        step: DirectoryStep,
+        now: Instant,
+    ) {
+        let rules = match step {
+            DirectoryStep::Send(reading, command) => {
+                let step = RulesStep::Directory(channel, reading);
+                return self.run_rules(key, opening, step, &command, now);
+            }
+            DirectoryStep::Done(true) => {
+                if let Some(reader) = self.readers.get_mut(&key) {
+                    reader.names_uicc = true;
+                }
+                let step = ArfReader::start(channel, None);
+                return self.read_files(key, opening, channel, step, now);
+            }
+            DirectoryStep::Done(false) => ElementRules::None,
+            DirectoryStep::Closed(why) => {
+                log::warn!("the card's list of applications: {why}");
+                ElementRules::Closed
+            }
+        };
+        self.rules_read(key, opening, channel, rules, now);
+    }
+
+    fn read_files(
+        &mut self,
+        key: ReaderKey,
+        opening: Opening,
+        channel: ChannelNumber,
+        step: ArfStep,
+        now: Instant,
+    ) {
+        let rules = match step {
+            ArfStep::Send(reading, command) => {
+                let step = RulesStep::Files(channel, reading);
+                return self.run_rules(key, opening, step, &command, now);
+            }
+            // There is no place for any.
+            ArfStep::Done(Outcome::NoRules) => ElementRules::None,
+            ArfStep::Done(outcome) => self.rules_of(key, outcome, RulesSource::Arf),
+        };
+        self.rules_read(key, opening, channel, rules, now);
+    }
+
+    fn read_ara_m(
         &mut self,
         key: ReaderKey,
         opening: Opening,
@@ -287,26 +433,35 @@ impl Broker {
                 let step = RulesStep::Read(channel, Box::new(reading));
                 return self.run_rules(key, opening, step, &command, now);
             }
-            AraMStep::Done(Outcome::Rules { rules, refresh_tag }) => ElementRules::Card {
+            AraMStep::Done(outcome) => self.rules_of(key, outcome, RulesSource::AraM),
+        };
+        self.rules_read(key, opening, channel, rules, now);
+    }
+
+    /// What came of reading rules where there is a place for them.
+    fn rules_of(&self, key: ReaderKey, outcome: Outcome, source: RulesSource) -> ElementRules {
+        match outcome {
+            Outcome::Rules { rules, refresh_tag } => ElementRules::Card {
                 rules: Arc::from(rules),
                 refresh_tag,
+                source,
             },
-            AraMStep::Done(Outcome::Unchanged) => {
+            Outcome::Unchanged => {
                 let reader = self.readers.get(&key);
                 reader.map_or(ElementRules::Unknown, |reader| reader.rules.clone())
             }
-            // An ARA-M without rules allows nobody anything.
-            AraMStep::Done(Outcome::NoRules) => ElementRules::Card {
+            // No rules allow nobody anything.
+            Outcome::NoRules => ElementRules::Card {
                 rules: Arc::default(),
                 // Not the one that it has, so they are looked for again.
                 refresh_tag: RefreshTag([0; 8]),
+                source,
             },
-            AraMStep::Done(Outcome::Closed(why)) => {
+            Outcome::Closed(why) => {
                 log::warn!("the card's access rules: {why}");
                 ElementRules::Closed
             }
-        };
-        self.rules_read(key, opening, channel, rules, now);
+        }
     }
 
     /// Keeps the rules, and gives back the channel that they were read on.

@@ -54,26 +54,23 @@ impl Broker {
         else {
             return;
         };
-        // One that is being closed is not there any more.
-        let channel = port.channels.get(&channel);
+        let Some(channel) = port.channel(channel) else {
+            return self.reply(ticket, Err(closed("channel")));
+        };
         // `selectNext()` may have selected another applet meanwhile.
-        let checked = channel.map_or(Ok(()), |channel| {
-            access::check_command(&channel.access, header)
-        });
-        if let Err(error) = checked {
+        if let Err(error) = channel.check_command(header) {
             return self.reply(ticket, Err(error));
         }
-        let applet = channel.and_then(|channel| channel.df_name);
         let reference = match self.config.access {
-            Some(_) => reference(header, &command, applet),
+            Some(_) => reference(header, &command, channel.df_name),
             None => None,
         };
         let Some(reference) = reference else {
             return self.send_command(key, ticket, command, None, deadline, now);
         };
-        match (reader.tries.get(&reference), channel) {
-            (Some(0 | 1), _) => self.refuse(ticket, ErrorKind::Security, LAST_TRY),
-            (None, Some(channel)) if reference.secret == Secret::Password => {
+        match reader.tries.get(&reference) {
+            Some(0 | 1) => self.refuse(ticket, ErrorKind::Security, LAST_TRY),
+            None if reference.secret == Secret::Password => {
                 let class = class_byte::interindustry(channel.number);
                 let header = Header::new(class, INS_VERIFY, 0x00, reference.p2);
                 match CommandApdu::with_shortest_form(header, Vec::new(), None) {
@@ -115,6 +112,11 @@ impl Broker {
         now: Instant,
     ) {
         self.note_tries(key, reference, status);
+        // Whoever wanted it has gone, or may no longer.
+        let port = self.ports.get(&ticket.port);
+        if !port.is_some_and(|port| port.in_flight.contains_key(&ticket.request)) {
+            return;
+        }
         let tries = self
             .readers
             .get(&key)

@@ -4,7 +4,9 @@
 //! The workers' lives, and what their answers mean.
 
 use super::elements::may_see;
+use super::rules::{next_unsupported, no_next};
 use super::*;
+use crate::reader::{Asked, Found};
 
 impl Broker {
     pub(super) fn worker_started(&mut self, worker: WorkerId, now: Instant) {
@@ -86,6 +88,7 @@ impl Broker {
         };
         reader.connected = false;
         reader.rules = ElementRules::Unknown;
+        reader.names_uicc = false;
         reader.sessions = 0;
         reader.channels.clear();
         if let Some(running) = &mut reader.running {
@@ -98,6 +101,7 @@ impl Broker {
             .retain(|job| !matches!(job, Job::CloseChannel(_)));
         for port in self.ports.values_mut() {
             port.channels.retain(|_, channel| channel.reader != key);
+            port.closing.retain(|_, channel| channel.reader != key);
             port.sessions.retain(|_, reader| *reader != key);
         }
         for ticket in failed {
@@ -193,7 +197,19 @@ impl Broker {
                 Step::Open(_) | Step::Rules(_, RulesStep::Open) => {
                     reader.needs_reset |= error != WorkerError::Busy;
                 }
-                Step::Select(_, channel) => self.close_first(key, channel),
+                Step::Select(_, channel) | Step::SelectAs(_, channel, _) => {
+                    self.close_first(key, channel);
+                }
+                // Nobody knows what is selected now, or for whom.
+                Step::SelectNext(ticket, id) if error != WorkerError::Busy => {
+                    self.forget_channel(ticket.port, id);
+                }
+                Step::SelectNextAs(ticket, id, _) | Step::SelectAgain(ticket, id) => {
+                    self.forget_channel(ticket.port, id);
+                }
+                Step::PresentOrigin(channel, _, telling) => {
+                    self.give_back(key, channel, &telling);
+                }
                 Step::Rules(_, step) => {
                     if let Some(channel) = step.channel() {
                         self.close_first(key, channel);
@@ -206,6 +222,7 @@ impl Broker {
                 }
                 Step::ResetBasic | Step::SelectDefault => {
                     reader.needs_reset = true;
+                    reader.basic_is_dirty = true;
                     reader.channels.remove(&ChannelNumber::BASIC);
                 }
                 _ => {}
@@ -222,6 +239,7 @@ impl Broker {
         if let Some(reader) = self.readers.get_mut(&key) {
             reader.connected = true;
             reader.needs_reset = false;
+            reader.basic_is_dirty = false;
             reader.unlocked_by = None;
         }
         self.reply(ticket, Ok(ReplyBody::Done));
@@ -250,6 +268,7 @@ impl Broker {
         reader.connected = true;
         reader.needs_reset &= !reset;
         if reset {
+            reader.basic_is_dirty = false;
             reader.unlocked_by = None;
         }
         // The port may have gone while the worker connected, the grant with it, or the time.
@@ -306,6 +325,23 @@ impl Broker {
         None
     }
 
+    /// Refuses a channel on which SELECT has found nothing.
+    fn not_selected(
+        &mut self,
+        key: ReaderKey,
+        opening: Opening,
+        channel: ChannelNumber,
+        selected: Result<Selected, ChannelError>,
+    ) {
+        let error = match selected {
+            Ok(Selected::Application | Selected::NoApplication) => access::not_there(),
+            Ok(Selected::NoChannel) => TokenError::new(ErrorKind::NoChannel, NO_CHANNEL),
+            Err(error) => TokenError::new(ErrorKind::NoApplication, error.to_string()),
+        };
+        self.reply(opening.ticket, Err(error));
+        self.close_first(key, channel);
+    }
+
     pub(super) fn response(
         &mut self,
         key: ReaderKey,
@@ -342,38 +378,69 @@ impl Broker {
                 }
                 None => {}
             },
-            Step::Select(opening, channel) => {
-                let (kind, message) = match channel::parse_selected(&response) {
-                    Ok(Selected::Application) => {
-                        return self.channel_opened(key, opening, channel, Some(&response), now);
+            Step::Select(opening, channel) => match channel::parse_selected(&response) {
+                Ok(Selected::Application)
+                    if opening.response == SelectResponse::Fci || opening.asked == Asked::CanBe =>
+                {
+                    let found = Found::new(&response);
+                    self.channel_opened(key, opening, channel, Some((&response, found)), now);
+                }
+                Ok(Selected::Application) => {
+                    self.select_as(key, opening, channel, Found::new(&response), now);
+                }
+                // A card that knows no P2 of 00 may know the page's.
+                Err(_) if opening.response != SelectResponse::Fci => {
+                    self.select_as(key, opening, channel, Found::default(), now);
+                }
+                selected => self.not_selected(key, opening, channel, selected),
+            },
+            Step::SelectAs(opening, channel, found) => match channel::parse_selected(&response) {
+                Ok(Selected::Application) => match found.again(&response) {
+                    Some(found) => {
+                        self.channel_opened(key, opening, channel, Some((&response, found)), now);
                     }
-                    Ok(Selected::NoApplication) => (
-                        ErrorKind::NoApplication,
-                        "the card has no such applet".to_owned(),
-                    ),
-                    Ok(Selected::NoChannel) => (ErrorKind::NoChannel, NO_CHANNEL.to_owned()),
-                    Err(error) => (ErrorKind::NoApplication, error.to_string()),
-                };
-                self.refuse(opening.ticket, kind, message);
-                self.close_first(key, channel);
-            }
+                    None => {
+                        let message = "the card has selected another applet than before";
+                        self.refuse(opening.ticket, ErrorKind::Io, message);
+                        self.close_first(key, channel);
+                    }
+                },
+                selected => self.not_selected(key, opening, channel, selected),
+            },
             Step::SelectNext(ticket, channel) => match channel::parse_selected(&response) {
                 Ok(Selected::Application) => {
-                    self.next_selected(key, ticket, channel, deadline, bytes, &response, now);
+                    let found = Found::new(&response);
+                    self.next_found(key, ticket, channel, deadline, found, &response, now);
                 }
                 Ok(Selected::NoApplication) => {
-                    let message = "the card has no further applet of this AID";
-                    let error = TokenError::new(ErrorKind::NoApplication, message);
-                    self.next_not_found(key, ticket, channel, deadline, error, now);
+                    self.next_not_found(key, ticket, channel, deadline, no_next(), now);
                 }
                 Ok(Selected::NoChannel) | Err(_) => {
-                    let message = "the card does not select the next applet";
-                    let error = TokenError::new(ErrorKind::Unsupported, message);
-                    self.next_not_found(key, ticket, channel, deadline, error, now);
+                    self.next_not_found(key, ticket, channel, deadline, next_unsupported(), now);
                 }
             },
+            Step::SelectNextAs(ticket, channel, found) => {
+                let selected = channel::parse_selected(&response);
+                match found.again(&response) {
+                    Some(found) if selected == Ok(Selected::Application) => {
+                        self.next_selected(key, ticket, channel, deadline, found, &response, now);
+                    }
+                    _ => {
+                        self.refuse_selected(ticket, channel);
+                        let error = next_unsupported();
+                        self.next_not_found(key, ticket, channel, deadline, error, now);
+                    }
+                }
+            }
             Step::SelectAgain(ticket, channel) => {
-                self.selected_again(key, ticket, channel, &response);
+                let selected = channel::parse_selected(&response);
+                let is_selected = selected == Ok(Selected::Application);
+                let found = is_selected.then(|| Found::new(&response));
+                self.selected_again(key, ticket, channel, found, deadline, now);
+            }
+            Step::PresentOrigin(channel, found, telling) => {
+                let status = response.status;
+                self.origin_presented(key, channel, found, *telling, status, deadline, now);
             }
             // The card cannot be told any better.
             Step::Close(channel) if response.status.is_error() => {
@@ -394,6 +461,7 @@ impl Broker {
             }
             Step::ResetBasic | Step::SelectDefault => {
                 // What was selected there is selected still, with a PIN that was verified.
+                reader.basic_is_dirty = response.status.is_error();
                 reader.needs_reset |= response.status.is_error();
                 reader.channels.remove(&ChannelNumber::BASIC);
             }
