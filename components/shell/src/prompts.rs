@@ -160,7 +160,7 @@ impl Prompts {
         let replaced = self
             .pending
             .iter()
-            .position(|pending| pending.request.id == request.id);
+            .position(|pending| request.replaces == Some(pending.request.id));
         // The reply of the one before says "refused".
         let replaced = replaced.and_then(|index| Some((index, self.pending.remove(index)?)));
         match &self.mode {
@@ -175,9 +175,7 @@ impl Prompts {
             Mode::Accept { pin } => return reply.send(accept(&request.question, pin.as_ref())),
         }
         if let Some((index, _)) = replaced {
-            if let Some(shown) = self.shown.as_mut().filter(|shown| shown.id == request.id) {
-                shown.since = now;
-            }
+            // The prompt that is shown is another one from now on, with a delay of its own.
             return self.pending.insert(index, Pending { request, reply });
         }
         let of_origin = self
@@ -391,6 +389,7 @@ mod tests {
         let origin = Origin::new(origin).unwrap();
         PromptRequest {
             id: PromptId(id),
+            replaces: None,
             webview,
             origin: origin.clone(),
             top_level_origin: origin,
@@ -457,33 +456,39 @@ mod tests {
     fn a_question_that_changes_keeps_its_place_and_starts_the_delay_anew() {
         let (mut prompts, answers, start) =
             (Prompts::default(), Answers::default(), Instant::now());
-        let choose = |id, readers| PromptRequest {
+        let choose = |id, replaces: Option<u64>, readers| PromptRequest {
+            replaces: replaces.map(PromptId),
             question: Question::ChooseReader { readers },
             ..request(id, TAB, SITE)
         };
-        prompts.add(choose(1, Vec::new()), answers.reply(1), start);
+        prompts.add(choose(1, None, Vec::new()), answers.reply(1), start);
         prompts.add(request(2, TAB, SITE), answers.reply(2), start);
         assert_eq!(shown(&mut prompts, Some(TAB), start), Some(1));
         let later = start + INPUT_DELAY;
-        prompts.add(choose(1, vec![reader(true)]), answers.reply(10), later);
+        prompts.add(
+            choose(3, Some(1), vec![reader(true)]),
+            answers.reply(3),
+            later,
+        );
         assert_eq!(answers.take(), [(1, NO)], "nobody waits for this any more");
-        let first = prompts.look(Some(TAB), later).unwrap();
-        assert_eq!(first.question, choose(1, vec![reader(true)]).question);
         let yes = PromptAnswer::Reader {
             index: 0,
             remember: false,
         };
         assert!(!prompts.answer(PromptId(1), yes.clone(), later));
-        assert!(prompts.answer(PromptId(1), yes.clone(), later + INPUT_DELAY));
-        assert_eq!(answers.take(), [(10, yes)]);
+        assert!(!prompts.answer(PromptId(3), yes.clone(), later));
+        assert_eq!(shown(&mut prompts, Some(TAB), later), Some(3));
+        assert!(!prompts.answer(PromptId(3), yes.clone(), later));
+        assert!(prompts.answer(PromptId(3), yes.clone(), later + INPUT_DELAY));
+        assert_eq!(answers.take(), [(3, yes)]);
         // One that is not shown yet changes as well.
-        prompts.add(choose(2, Vec::new()), answers.reply(20), later);
+        prompts.add(choose(4, Some(2), Vec::new()), answers.reply(4), later);
         assert_eq!(answers.take(), [(2, NO)]);
-        assert_eq!(shown(&mut prompts, Some(TAB), later), Some(2));
+        assert_eq!(shown(&mut prompts, Some(TAB), later), Some(4));
         // Whoever answers meanwhile answers all of it.
         prompts.set_mode(Mode::Reject);
-        prompts.add(choose(2, Vec::new()), answers.reply(21), later);
-        assert_eq!(answers.take(), [(21, NO), (20, NO)]);
+        prompts.add(choose(5, Some(4), Vec::new()), answers.reply(5), later);
+        assert_eq!(answers.take(), [(5, NO), (4, NO)]);
         assert_eq!(shown(&mut prompts, Some(TAB), later), None);
     }
 

@@ -155,6 +155,7 @@ pub fn prompt(name: &str, id: PromptId, webview: u64) -> Option<PromptRequest> {
     };
     Some(PromptRequest {
         id,
+        replaces: None,
         webview,
         origin: Origin::new(origin)?,
         top_level_origin: Origin::new(top_level)?,

@@ -59,13 +59,10 @@ pub(crate) enum Event {
     Ended(ChildId, io::Result<ExitStatus>),
 }
 
-/// A prompt as it is shown: the id that the prompt host knows it by, and which of its questions it is about. The broker's
-/// ids begin anew with each broker, these do not, so that a late answer reaches no other prompt than its own.
+/// The id by which the prompt host knows a prompt. The broker's ids begin anew with each broker; these do not, so that a late
+/// answer reaches no other prompt than its own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct HostPromptId {
-    id: PromptId,
-    question: u64,
-}
+pub(crate) struct HostPromptId(PromptId);
 
 /// Starts the thread.
 pub(crate) fn start(
@@ -443,28 +440,24 @@ impl Supervisor {
 
     /// Shows a prompt of the broker's if the user has just done something there.
     fn show_prompt(&mut self, mut request: PromptRequest) {
-        let id = request.id;
+        let (id, webview) = (request.id, request.webview);
+        // It takes the place of one that the user sees already.
+        let replaced = request.replaces.filter(|replaced| {
+            let shown = self.shown.get(replaced);
+            shown.is_some_and(|shown| shown.webview == webview)
+        });
+        let replaced = replaced.and_then(|replaced| self.shown.remove(&replaced));
+        let is_allowed =
+            replaced.is_some() || lock(&self.activations).consume(webview, Instant::now());
+        if !is_allowed {
+            let answer = PromptAnswer::NotAsked;
+            return self.tell_broker(ToBroker::PromptAnswered { prompt: id, answer });
+        }
         self.next_prompt += 1;
-        let question = self.next_prompt;
-        let host_id = match self.shown.get(&id) {
-            // It takes the place of one that the user sees already.
-            Some(shown) if shown.webview == request.webview => shown.host_id.id,
-            Some(_) => return log::error!("the broker moved a prompt to another tab"),
-            None => {
-                if !lock(&self.activations).consume(request.webview, Instant::now()) {
-                    let answer = PromptAnswer::NotAsked;
-                    return self.tell_broker(ToBroker::PromptAnswered { prompt: id, answer });
-                }
-                PromptId(question)
-            }
-        };
-        let host_id = HostPromptId {
-            id: host_id,
-            question,
-        };
-        let webview = request.webview;
+        let host_id = HostPromptId(PromptId(self.next_prompt));
         self.shown.insert(id, ShownPrompt { host_id, webview });
-        request.id = host_id.id;
+        request.id = host_id.0;
+        request.replaces = replaced.map(|replaced| replaced.host_id.0);
         let events = self.events.clone();
         let callback = move |answer| {
             // Without a supervisor nobody needs to know.
@@ -478,7 +471,7 @@ impl Supervisor {
             .shown
             .extract_if(|_, shown| shown.host_id == prompt)
             .next();
-        // A question that was replaced, or one of a broker that has ended.
+        // One that was replaced, or of a broker that has ended.
         let Some((prompt, ShownPrompt { webview, .. })) = shown else {
             return;
         };
@@ -490,7 +483,7 @@ impl Supervisor {
 
     fn withdraw_prompts(&mut self) {
         for (_, shown) in self.shown.drain() {
-            self.prompts.withdraw(shown.host_id.id);
+            self.prompts.withdraw(shown.host_id.0);
         }
     }
 
@@ -593,7 +586,7 @@ impl Supervisor {
             FromBroker::Prompt(request) => self.show_prompt(request),
             FromBroker::WithdrawPrompt(prompt) => {
                 if let Some(shown) = self.shown.remove(&prompt) {
-                    self.prompts.withdraw(shown.host_id.id);
+                    self.prompts.withdraw(shown.host_id.0);
                 }
             }
             FromBroker::Overview { id, overview } => self.overview_arrived(id, overview),
@@ -785,9 +778,14 @@ mod tests {
         }
 
         fn ask(&self, id: u64, webview: u64) {
+            self.ask_instead(id, None, webview);
+        }
+
+        fn ask_instead(&self, id: u64, replaces: Option<u64>, webview: u64) {
             let origin = Origin::new("https://bank.example").unwrap();
             self.send(FromBroker::Prompt(PromptRequest {
                 id: PromptId(id),
+                replaces: replaces.map(PromptId),
                 webview,
                 origin: origin.clone(),
                 top_level_origin: origin,
@@ -910,11 +908,11 @@ mod tests {
             lock(&self.activations).note(webview, Instant::now());
         }
 
-        fn prompt(&self) -> (PromptId, AnswerCallback) {
+        fn prompt(&self) -> (PromptRequest, AnswerCallback) {
             match self.shown.recv_timeout(PATIENCE) {
                 Ok(Shown::Prompt(request, answer)) => {
                     assert_eq!(request.webview, TAB);
-                    (request.id, answer)
+                    (request, answer)
                 }
                 Ok(Shown::Withdrawn(id)) => panic!("{id:?} was withdrawn"),
                 Err(error) => panic!("{error}"),
@@ -983,20 +981,49 @@ mod tests {
         let broker = rig.running_broker();
         rig.click(TAB);
         broker.ask(1, TAB);
-        let (first_id, first) = rig.prompt();
-        broker.ask(1, TAB);
-        let (second_id, second) = rig.prompt();
-        assert_eq!(first_id, second_id);
-        // The question that this answers is not there any more.
-        first(YES);
-        // Another tab's prompt is not one's own to change.
-        broker.ask(1, TAB + 1);
-        second(PromptAnswer::Refused);
-        assert_eq!(broker.answer(), (1, PromptAnswer::Refused));
-        assert!(rig.shown.try_recv().is_err());
+        let (first, first_answer) = rig.prompt();
+        assert_eq!(first.replaces, None);
+        broker.ask_instead(2, Some(1), TAB);
+        let (second, second_answer) = rig.prompt();
+        assert_eq!(second.replaces, Some(first.id));
+        assert_ne!(second.id, first.id);
+        // What this answers is not there any more.
+        first_answer(YES);
+        second_answer(PromptAnswer::Refused);
+        assert_eq!(broker.answer(), (2, PromptAnswer::Refused));
         // Answered, it is not shown any more.
+        broker.ask_instead(3, Some(2), TAB);
+        assert_eq!(broker.answer(), (3, PromptAnswer::NotAsked));
+        assert!(rig.shown.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_answer_that_is_under_way_is_none_to_what_replaces_its_prompt() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        rig.click(TAB);
         broker.ask(1, TAB);
-        assert_eq!(broker.answer(), (1, PromptAnswer::NotAsked));
+        let (_, answer) = rig.prompt();
+        answer(YES);
+        // The broker has not seen it yet.
+        broker.ask_instead(2, Some(1), TAB);
+        assert_eq!(broker.answer(), (1, YES));
+        let (second, _answer) = rig.prompt();
+        assert_eq!(second.replaces, None);
+    }
+
+    #[test]
+    fn a_prompt_does_not_take_the_place_of_another_tab_s() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        rig.click(TAB);
+        broker.ask(1, TAB);
+        let (_, answer) = rig.prompt();
+        broker.ask_instead(2, Some(1), TAB + 1);
+        assert_eq!(broker.answer(), (2, PromptAnswer::NotAsked));
+        answer(YES);
+        assert_eq!(broker.answer(), (1, YES));
+        assert!(rig.shown.try_recv().is_err());
     }
 
     #[test]
@@ -1005,9 +1032,9 @@ mod tests {
         let broker = rig.running_broker();
         rig.click(TAB);
         broker.ask(1, TAB);
-        let (id, answer) = rig.prompt();
+        let (shown, answer) = rig.prompt();
         broker.send(FromBroker::WithdrawPrompt(PromptId(1)));
-        assert_eq!(rig.withdrawn(), id);
+        assert_eq!(rig.withdrawn(), shown.id);
         answer(YES);
         assert!(!broker.is_active(TAB), "nor has the user done anything");
     }
@@ -1018,15 +1045,15 @@ mod tests {
         let broker = rig.running_broker();
         rig.click(TAB);
         broker.ask(1, TAB);
-        let (old_id, old_answer) = rig.prompt();
+        let (old, old_answer) = rig.prompt();
         rig.end(&broker);
-        assert_eq!(rig.withdrawn(), old_id);
+        assert_eq!(rig.withdrawn(), old.id);
 
         let broker = rig.running_broker();
         rig.click(TAB);
         broker.ask(1, TAB);
-        let (new_id, new_answer) = rig.prompt();
-        assert_ne!(old_id, new_id);
+        let (new, new_answer) = rig.prompt();
+        assert_ne!(old.id, new.id);
         old_answer(YES);
         assert!(!broker.is_active(TAB));
         new_answer(PromptAnswer::Refused);
@@ -1039,9 +1066,9 @@ mod tests {
         let broker = rig.running_broker();
         rig.click(TAB);
         broker.ask(1, TAB);
-        let (id, _answer) = rig.prompt();
+        let (shown, _answer) = rig.prompt();
         rig.send(Event::Stop);
-        assert_eq!(rig.withdrawn(), id);
+        assert_eq!(rig.withdrawn(), shown.id);
     }
 
     #[test]

@@ -203,7 +203,7 @@ pub enum FromBroker {
         webview: u64,
     },
     /// Ask the user; answered by [`ToBroker::PromptAnswered`], with [`PromptAnswer::NotAsked`] if the user has not just done
-    /// something in that webview. With the id of a prompt that is shown already, it takes that one's place.
+    /// something in that webview. One that takes the place of a prompt that is shown already needs nothing more.
     Prompt(PromptRequest),
     /// The answer to a prompt is not needed any more. None comes.
     WithdrawPrompt(PromptId),

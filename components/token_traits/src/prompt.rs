@@ -29,6 +29,9 @@ pub struct PromptId(pub u64);
 pub struct PromptRequest {
     /// Names the answer.
     pub id: PromptId,
+    /// The prompt whose place it takes, if one: what was asked has changed meanwhile. An answer to that one means nothing
+    /// any more, so it has another id.
+    pub replaces: Option<PromptId>,
     /// The webview (tab) whose document asks. The prompt belongs to it and ends with it.
     pub webview: u64,
     /// Who asks.
@@ -130,7 +133,7 @@ pub type AnswerCallback = Box<dyn FnOnce(PromptAnswer) + Send>;
 /// Whoever shows prompts to the user. Both methods may be called on any thread, and neither blocks.
 pub trait PromptHost: Send + Sync {
     /// Shows a prompt as soon as its tab is in sight. `answer` is called once, whatever happens; with
-    /// [`PromptAnswer::Refused`] when there is nobody to ask. A prompt whose id is there already takes that one's place:
+    /// [`PromptAnswer::Refused`] when there is nobody to ask. A prompt that replaces one that is there takes its place:
     /// what was chosen there is forgotten, and its callback is called with [`PromptAnswer::Refused`].
     fn show(&self, request: PromptRequest, answer: AnswerCallback);
     /// The answer is not needed any more. A prompt that is not there is no error.

@@ -522,10 +522,14 @@ impl Rig {
                 && identity.connection == Connection::TrustedHttps
         });
         assert!(asks, "the user is asked for nobody");
-        if matches!(request.question, Question::ChooseReader { .. }) {
+        if let Some(replaced) = request.replaces {
+            let replaced = self.prompts.remove(&replaced);
+            assert!(replaced.is_some(), "a prompt that is not shown is replaced");
+        } else if matches!(request.question, Question::ChooseReader { .. }) {
             assert!(self.active.contains(&request.id), "the user did nothing");
         }
-        self.prompts.insert(request.id, request);
+        let before = self.prompts.insert(request.id, request);
+        assert!(before.is_none(), "two prompts have one id");
     }
 
     // The main process.

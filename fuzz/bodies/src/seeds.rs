@@ -453,7 +453,8 @@ fn messages() -> Seeds {
     };
     let prompt = |question| {
         encoded(&PromptRequest {
-            id: PromptId(1),
+            id: PromptId(2),
+            replaces: Some(PromptId(1)),
             webview: 1,
             origin: origin("https://bank.example"),
             top_level_origin: origin("https://shop.example"),

@@ -552,6 +552,7 @@ mod tests {
     fn request(question: Question) -> PromptRequest {
         PromptRequest {
             id: PromptId(1),
+            replaces: None,
             webview: 1,
             origin: Origin::new("https://www.bank.example").unwrap(),
             top_level_origin: Origin::new("https://shop.example").unwrap(),

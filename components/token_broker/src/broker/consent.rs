@@ -142,7 +142,7 @@ impl Broker {
             wanted,
             now + PROMPT_LIMIT,
         );
-        self.show_prompt(id);
+        self.show_prompt(id, None);
     }
 
     /// The main process knows whether the user has just done something.
@@ -166,7 +166,7 @@ impl Broker {
             Wanted::Reader { .. } => {
                 prompt.stage = Stage::Shown;
                 prompt.deadline = now + PROMPT_LIMIT;
-                self.show_prompt(id);
+                self.show_prompt(id, None);
             }
             Wanted::Applet {
                 reader, opening, ..
@@ -189,11 +189,21 @@ impl Broker {
             }
         }
         for id in ready {
-            self.show_prompt(id);
+            self.show_prompt(id, None);
         }
     }
 
-    fn show_prompt(&mut self, id: PromptId) {
+    /// Asks about other readers than before. The answer may be under way; it must not be taken for one about these.
+    fn replace_prompt(&mut self, replaces: PromptId) {
+        if let Some(prompt) = self.prompts.remove(&replaces) {
+            let id = PromptId(self.next_prompt);
+            self.next_prompt += 1;
+            self.prompts.insert(id, prompt);
+            self.show_prompt(id, Some(replaces));
+        }
+    }
+
+    fn show_prompt(&mut self, id: PromptId, replaces: Option<PromptId>) {
         let readers = self.prompt_readers();
         let Some(prompt) = self.prompts.get_mut(&id) else {
             return;
@@ -215,6 +225,7 @@ impl Broker {
         };
         self.outputs.push(Output::Prompt(PromptRequest {
             id,
+            replaces,
             webview: prompt.webview,
             origin: prompt.party.origin.clone(),
             top_level_origin: prompt.party.top_level_origin.clone(),
@@ -448,7 +459,7 @@ impl Broker {
             self.reply(ticket, Err(closed("session")));
         }
         for id in changed {
-            self.show_prompt(id);
+            self.replace_prompt(id);
         }
         self.want_monitor(now);
     }

@@ -265,13 +265,25 @@ fn the_chooser_shows_what_comes_and_goes() {
     let (mut rig, monitor) = rig(true);
     let port = rig.page();
     let request = rig.ask_readers(port);
-    let id = rig.prompt().id;
+    let first = rig.prompt().id;
     rig.monitor_says(monitor, vec![]);
     assert_eq!(rig.offered().len(), 1);
+    let second = rig.prompt();
+    assert_eq!(second.replaces, Some(first));
     rig.monitor_says(monitor, vec![status("Other", true), status("Slot", false)]);
     assert_eq!(rig.offered().len(), 3);
-    assert_eq!(rig.prompt().id, id);
+    assert_eq!(rig.prompt().replaces, Some(second.id));
     assert!(!rig.offered()[2].present);
+    // What was answered before the readers changed is about other ones.
+    for prompt in [first, second.id] {
+        let answer = PromptAnswer::Reader {
+            index: 0,
+            remember: true,
+        };
+        rig.input(Input::PromptAnswered { prompt, answer });
+    }
+    assert_eq!(rig.names(port, request), None);
+    assert_eq!(rig.overview().grants.len(), 0);
     rig.choose("Slot", false);
     assert_eq!(rig.names(port, request), Some(vec!["Slot".to_owned()]));
 }

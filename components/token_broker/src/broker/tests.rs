@@ -246,7 +246,12 @@ impl Rig {
                     self.activations.push((prompt, webview))
                 }
                 Output::Prompt(request) => {
-                    self.prompts.insert(request.id, request);
+                    if let Some(replaced) = request.replaces {
+                        let replaced = self.prompts.remove(&replaced);
+                        replaced.expect("a prompt that is shown");
+                    }
+                    let before = self.prompts.insert(request.id, request);
+                    assert_eq!(before, None, "two prompts of one id");
                 }
                 Output::WithdrawPrompt(prompt) => {
                     self.prompts
