@@ -44,6 +44,8 @@ pub struct Options {
     pub program: Option<&'static str>,
     /// Contents of the file for `--token-config`.
     pub token_config: String,
+    /// Contents of a file of access rules, which the configuration is to name.
+    pub access_rules: Option<String>,
     /// For `--pref`.
     pub preferences: Vec<(String, String)>,
     /// Other flags; by default a panic in a content process ends the browser.
@@ -63,6 +65,7 @@ impl Default for Options {
         Options {
             program: None,
             token_config: VIRTUAL_CARD.to_owned(),
+            access_rules: None,
             preferences: Vec::new(),
             arguments: vec!["--hard-fail".to_owned()],
             url: "about:blank".to_owned(),
@@ -169,7 +172,13 @@ impl Shell {
         let directory = tempfile::tempdir()?;
         let log = File::create(directory.path().join("log"))?;
         let token_config = directory.path().join("tokens.toml");
-        fs::write(&token_config, &options.token_config)?;
+        let mut configuration = options.token_config.clone();
+        if let Some(rules) = &options.access_rules {
+            let path = directory.path().join("access-rules.toml");
+            fs::write(&path, rules)?;
+            configuration += &format!("\n[access]\nrules = {path:?}\n");
+        }
+        fs::write(&token_config, configuration)?;
         let profile = options
             .profile
             .clone()

@@ -175,9 +175,10 @@ fn a_page_that_leaves_with_channels_open_gives_them_back() {
     let browser = start();
     let open = r#"(async () => {
         const session = await (await reader()).openSession();
+        // Before the last channel is open, the rules have to be read on one of their own.
+        const basic = await session.openBasicChannel(ECHO);
         for (let count = 0; count < 19; count++)
             await session.openSupplementaryChannel(ECHO);
-        const basic = await session.openBasicChannel(ECHO);
         // And with commands under way.
         for (let count = 0; count < 100; count++)
             basic.transmit(command("00180001")).catch(() => {});

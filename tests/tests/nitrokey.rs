@@ -41,10 +41,18 @@ const HELPERS: &str = r#"
 /// application's PIN alone by default (SP 800-73-4 part 1 section 3.3.2).
 const DISCOVERY: &str = "7e124f0ba0000003080000100001005f2f02";
 
+/// No prompt opens PIV and OpenPGP applications, nor what a card selects by itself: this takes an administrator.
+const RULES: &str = r#"
+    [[rule]]
+    origin = "*"
+    aid = "*"
+    apdu = "always"
+"#;
+
 fn start_with_card(card: impl Card + 'static) -> (Browser, InsertedCard, Pcscd) {
     let pcscd = Pcscd::start().unwrap();
     let inserted = pcscd.insert(0, card).unwrap();
-    let browser = start();
+    let browser = start_with_rules(Some(RULES));
     wait_for_cards(&browser, 1);
     browser.session.execute(HELPERS, &[]).unwrap();
     (browser, inserted, pcscd)

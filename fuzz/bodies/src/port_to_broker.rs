@@ -39,8 +39,9 @@ const MAX_TICKS: usize = 20 * MAX_REQUESTS_IN_FLIGHT * SLOTS as usize;
 /// What a broker without ports may keep, as the length of its debug output: grants, readers and the audit log.
 const MAX_REST: usize = 256 * 1024;
 
-/// A prompt may be left unanswered for so long, and what comes before and after it takes a little.
-const PROMPT_LIMIT: Duration = Duration::from_secs(5 * 60 + 30);
+/// What may take as long as the user does has several time limits, one after the other, each from the moment at which the
+/// one before was noticed. There must be one, however.
+const WITH_A_USER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A chip card's answer to reset: T=0, no historical bytes.
 const ATR: [u8; 2] = [0x3B, 0x00];
@@ -983,8 +984,7 @@ fn time_limit(body: &RequestBody) -> Option<Duration> {
         | RequestBody::WatchElements
         | RequestBody::OpenSession(_)
         | RequestBody::Reset(_) => Some(DEFAULT_TIMEOUT),
-        RequestBody::GetReaders => Some(PROMPT_LIMIT),
-        RequestBody::OpenChannel { .. } => Some(3 * DEFAULT_TIMEOUT + PROMPT_LIMIT),
+        RequestBody::GetReaders | RequestBody::OpenChannel { .. } => Some(WITH_A_USER),
         RequestBody::Shutdown
         | RequestBody::CloseSessions(_)
         | RequestBody::CloseSession(_)

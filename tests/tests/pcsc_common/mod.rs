@@ -76,8 +76,14 @@ const HELPERS: &str = r#"
 "#;
 
 pub fn start() -> Browser {
+    start_with_rules(None)
+}
+
+/// With rules of the device, for cards that have none of their own.
+pub fn start_with_rules(access_rules: Option<&str>) -> Browser {
     let options = Options {
         token_config: PCSC.to_owned(),
+        access_rules: access_rules.map(str::to_owned),
         ..Options::default()
     };
     let browser = Browser::start(&options).unwrap();
