@@ -140,7 +140,7 @@ fn an_openpgp_card_shows_its_serial_number() {
         &pcscd,
         RoteCard(&[
             (
-                b"\x00\xA4\x04\x00\x06\xD2\x76\x00\x01\x24\x01\x00",
+                b"\x00\xA4\x04\x0C\x06\xD2\x76\x00\x01\x24\x01",
                 b"\x90\x00",
             ),
             (

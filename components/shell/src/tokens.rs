@@ -234,9 +234,12 @@ pub fn connect(
             broker_binary.display()
         ));
     }
-    let access = config
+    let mut access = config
         .access
         .to_config(&broker_binary, profile.engine_dir())?;
+    if for_demo {
+        access.device_rules.push_str(demo::ACCESS_RULES);
+    }
     let client_config = ClientConfig {
         broker_binary,
         access: Some(access),
