@@ -13,6 +13,9 @@ use virtual_card::{Card, VirtualCard};
 use super::tests::*;
 use super::*;
 
+mod origin;
+mod uicc;
+
 const WALLET: &str = "https://wallet.example";
 const SHOP: &str = "https://shop.example";
 const ALWAYS: [u8; 1] = [0x01];
@@ -586,4 +589,211 @@ fn what_one_origin_has_unlocked_does_not_serve_another() {
     let (other, theirs) = rig.visit(SHOP);
     assert_eq!(rig.card().resets(), resets + 1);
     assert!(rig.try_open(other, theirs, &echo::AID).is_ok());
+}
+
+/// Applets that begin with F0 SERVO 01: the first is everybody's, the second another origin's, and a third is not found.
+fn rig_with_a_sibling() -> Rig {
+    rig_with_rules(AraM::with_rules(
+        [
+            ara_m::rule(Some(&echo::AID), &[], &ALWAYS),
+            ara_m::rule(Some(&echo::SECOND_AID), &[0xAA; 32], &ALWAYS),
+        ]
+        .concat(),
+    ))
+}
+
+fn transmit_raw(channel: ChannelId, command: &[u8]) -> RequestBody {
+    RequestBody::Transmit {
+        channel,
+        command: Command::Raw(command.to_vec()),
+        timeout_ms: None,
+    }
+}
+
+#[test]
+fn a_channel_that_is_closed_meanwhile_brings_no_command_to_an_applet_that_is_passed_over() {
+    let next = |channel| RequestBody::SelectNext {
+        channel,
+        timeout_ms: None,
+    };
+    // When it is closed: after so many answers of the card to `selectNext()`.
+    for answers in 0..3 {
+        let mut rig = rig_with_a_sibling();
+        let (port, session) = rig.visit(ORIGIN);
+        let channel = rig.try_open(port, session, &echo::AID[..7]).unwrap();
+        let selecting = rig.send(port, next(channel));
+        let waiting = rig.send(
+            port,
+            transmit_raw(channel, &[0x00, echo::INS_COUNT, 0, 0, 4]),
+        );
+        let worker = rig.worker(&embedded()).unwrap();
+        for _ in 0..answers {
+            assert!(rig.answer(worker));
+        }
+        let closing = rig.send(port, RequestBody::CloseChannel(channel));
+        rig.settle();
+        assert!(rig.take(port, selecting).unwrap().is_err());
+        assert!(rig.take(port, closing).unwrap().is_ok());
+        // The first applet is selected again before it is the command's turn, or the command is refused.
+        match rig.take(port, waiting).unwrap() {
+            Ok(ReplyBody::Response(answer)) => assert!(answer.ends_with(&[0x90, 0x00])),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => assert_eq!(error.kind, ErrorKind::Security),
+        }
+        // Nothing has reached the second one, which counts for itself.
+        let card = &mut rig.card().card;
+        card.transmit(&[&[0x00, 0xA4, 4, 0, 8][..], &echo::SECOND_AID].concat());
+        let count = card.transmit(&[0x00, echo::INS_COUNT, 0, 0, 4]);
+        assert_eq!(count, [0, 0, 0, 0, 0x90, 0x00], "{answers}");
+    }
+}
+
+#[test]
+fn commands_that_were_sent_before_the_channel_was_closed_are_carried_out() {
+    let mut rig = rig_with_a_sibling();
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &echo::AID).unwrap();
+    let sent: Vec<_> = (0..3)
+        .map(|p1| rig.send(port, transmit_raw(channel, &[0x00, 0x12, p1, 0, 0])))
+        .collect();
+    rig.send(port, RequestBody::CloseChannel(channel));
+    let late = rig.send(port, transmit_raw(channel, &[0x00, 0x12, 3, 0, 0]));
+    assert_eq!(rig.kind(port, late), Some(ErrorKind::Closed));
+    rig.settle();
+    for (p1, request) in (0..).zip(sent) {
+        let answer = rig.take(port, request).unwrap();
+        assert_eq!(answer, Ok(ReplyBody::Response(vec![p1, 0, 0x90, 0x00])));
+    }
+    assert_eq!(rig.card().open_channels(), 0);
+}
+
+#[test]
+fn a_channel_that_cannot_be_brought_back_takes_its_commands_with_it() {
+    let mut rig = rig_with_a_sibling();
+    let (port, session) = rig.visit(ORIGIN);
+    let other = rig.try_open(port, session, &echo::AID).unwrap();
+    let channel = rig.try_open(port, session, &echo::AID[..7]).unwrap();
+    // SELECT of the next one is as it should be, twice, and that of the first one fails.
+    let worker = rig.worker(&embedded()).unwrap();
+    let selecting = rig.send(
+        port,
+        RequestBody::SelectNext {
+            channel,
+            timeout_ms: None,
+        },
+    );
+    let waiting = rig.send(port, transmit_raw(channel, &[0x00, 0x12, 0, 0]));
+    assert!(rig.answer(worker));
+    assert!(rig.answer(worker));
+    let number = rig.card().card.transmit(&[0x00, 0x70, 0, 0, 1])[0];
+    rig.card()
+        .card
+        .transmit(&[&[number, 0xA4, 4, 0, 8][..], &echo::AID].concat());
+    let fault = [
+        number,
+        echo::INS_FAULT,
+        echo::FAULT_NEXT_SELECT,
+        0,
+        2,
+        0x6F,
+        0x00,
+    ];
+    assert_eq!(rig.card().card.transmit(&fault), [0x90, 0x00]);
+    rig.settle();
+    assert_eq!(rig.kind(port, selecting), Some(ErrorKind::NoApplication));
+    assert_eq!(rig.kind(port, waiting), Some(ErrorKind::Closed));
+    assert!(rig.try_send(port, other, &[0x00, 0x12, 0, 0]).is_ok());
+    // The test's own, and the other one.
+    assert_eq!(rig.card().open_channels(), 2);
+}
+
+#[test]
+fn closing_the_channel_behind_it_does_not_let_a_command_spend_the_last_try() {
+    let mut rig = rig_with_pin();
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &pin::AID).unwrap();
+    for left in [0xC2, 0xC1] {
+        let answer = rig.try_send(port, channel, &verify(WRONG));
+        assert_eq!(answer, Ok(vec![0x63, left]));
+    }
+    let other = rig.try_open(port, session, &pin::AID).unwrap();
+    let before = rig.send(port, transmit_raw(other, &[0x00, 0x52, 0, 0, 0]));
+    let verify = rig.send(port, transmit_raw(channel, &verify(WRONG)));
+    rig.send(port, RequestBody::CloseChannel(channel));
+    rig.settle();
+    assert!(rig.take(port, before).unwrap().is_ok());
+    assert_eq!(rig.kind(port, verify), Some(ErrorKind::Security));
+    let left = rig.try_send(port, other, &[0x00, 0x52, 0, 0, 0]).unwrap();
+    assert_eq!(left[0], 1);
+}
+
+#[test]
+fn a_basic_channel_that_is_not_reset_is_for_nobody_without_select() {
+    let mut rig = rig_with_rules(AraM::for_everybody());
+    let (port, session) = rig.visit(ORIGIN);
+    let helper = rig.try_open(port, session, &echo::AID).unwrap();
+    let basic = rig
+        .channel_or_error(port, open_basic(session, Some(&pin::AID)))
+        .unwrap();
+    assert!(rig.try_send(port, basic, &verify(PIN)).is_ok());
+    for fault in [echo::FAULT_NEXT_CHANNEL_RESET, echo::FAULT_NEXT_SELECT] {
+        let command = [0x00, echo::INS_FAULT, fault, 0, 2, 0x6F, 0x00];
+        assert!(rig.try_send(port, helper, &command).is_ok());
+    }
+    rig.ask(port, RequestBody::CloseChannel(basic)).unwrap();
+    let implicit = open_basic(session, None);
+    let opened = rig.channel_or_error(port, implicit);
+    assert_eq!(opened, Err(ErrorKind::NoChannel));
+    // With SELECT something else is there, and when that is closed, the default applet.
+    let named = open_basic(session, Some(&echo::AID));
+    let basic = rig.channel_or_error(port, named).unwrap();
+    rig.ask(port, RequestBody::CloseChannel(basic)).unwrap();
+    let implicit = open_basic(session, None);
+    assert!(rig.channel_or_error(port, implicit).is_ok());
+}
+
+#[test]
+fn a_reset_of_the_card_cleans_the_basic_channel() {
+    let mut rig = rig_with_rules(AraM::for_everybody());
+    for with_sessions in [false, true] {
+        let (port, session) = rig.visit(ORIGIN);
+        let helper = rig.try_open(port, session, &echo::AID).unwrap();
+        for fault in [echo::FAULT_NEXT_CHANNEL_RESET, echo::FAULT_NEXT_SELECT] {
+            let command = [0x00, echo::INS_FAULT, fault, 0, 2, 0x6F, 0x00];
+            assert!(rig.try_send(port, helper, &command).is_ok());
+        }
+        // The second fault meets SELECT of the default applet: the first one of this applet is before it.
+        let basic = rig
+            .channel_or_error(port, open_basic(session, None))
+            .unwrap();
+        rig.ask(port, RequestBody::CloseChannel(basic)).unwrap();
+        let implicit = open_basic(session, None);
+        let refused = rig.channel_or_error(port, implicit);
+        assert_eq!(refused, Err(ErrorKind::NoChannel));
+        if with_sessions {
+            rig.ask(port, RequestBody::Reset(ReaderId(0))).unwrap();
+        } else {
+            rig.ask(port, RequestBody::Shutdown).unwrap();
+        }
+        let session = rig.open_session(port);
+        let implicit = open_basic(session, None);
+        assert!(rig.channel_or_error(port, implicit).is_ok());
+        rig.input(Input::ClosePort(port));
+        rig.settle();
+    }
+}
+
+#[test]
+fn a_password_is_not_tried_for_a_page_that_has_gone() {
+    let mut rig = rig_with_pin();
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &pin::AID).unwrap();
+    let request = rig.send(port, transmit_raw(channel, &verify(WRONG)));
+    // The card is asked how many tries are left. Meanwhile the user takes the permission back.
+    rig.grant(ORIGIN, false);
+    rig.settle();
+    assert_eq!(rig.kind(port, request), Some(ErrorKind::Security));
+    let card = &mut rig.card().card;
+    card.transmit(&[&[0x00, 0xA4, 4, 0, 8][..], &pin::AID].concat());
+    assert_eq!(card.transmit(&[0x00, 0x52, 0, 0, 2]), [3, 5, 0x90, 0x00]);
 }

@@ -159,6 +159,14 @@ impl Rig {
         self.next_request + 1000
     }
 
+    /// With PC/SC, where the cards of some readers are UICCs.
+    pub(super) fn with_uicc_readers(access: AccessConfig, uicc_readers: &[&str]) -> Self {
+        let mut rig = Self::configured(true, Some(access));
+        let names = uicc_readers.iter().map(|name| (*name).to_owned());
+        rig.broker.config.uicc_readers = names.collect();
+        rig
+    }
+
     fn configured(pcsc: bool, access: Option<AccessConfig>) -> Self {
         let mut rig = Self {
             broker: Broker::new(),
