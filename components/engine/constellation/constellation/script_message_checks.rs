@@ -66,10 +66,10 @@ where
             None => {
                 if matches!(
                     message,
-                    Message::DiscardTopLevelBrowsingContext
-                        | Message::IFrameSizes(..)
-                        | Message::MediaSessionEvent(..)
-                        | Message::TraverseHistory(..)
+                    Message::DiscardTopLevelBrowsingContext |
+                        Message::IFrameSizes(..) |
+                        Message::MediaSessionEvent(..) |
+                        Message::TraverseHistory(..)
                 ) {
                     return Err("it is in the name of an unknown pipeline");
                 }
@@ -105,9 +105,7 @@ where
                 if load_info
                     .old_pipeline_id
                     .and_then(|id| self.pipelines.get(&id))
-                    .is_some_and(|old| {
-                        old.browsing_context_id != load_info.info.browsing_context_id
-                    })
+                    .is_some_and(|old| old.browsing_context_id != load_info.info.browsing_context_id)
                 {
                     return Err("its old pipeline is in another browsing context");
                 }
@@ -135,9 +133,9 @@ where
                 self.check_initial_about_blank(event_loop_id, &request.load_data)
             },
             Message::SetFinalUrl(url) => self.check_final_url(source, url),
-            Message::NavigatedToFragment(url, _)
-            | Message::PushHistoryState(_, url)
-            | Message::ReplaceHistoryState(_, url) => self.check_document_url(source, url),
+            Message::NavigatedToFragment(url, _) |
+            Message::PushHistoryState(_, url) |
+            Message::ReplaceHistoryState(_, url) => self.check_document_url(source, url),
             Message::PostMessage {
                 source,
                 source_origin,
@@ -152,7 +150,8 @@ where
             Message::IFrameSizes(sizes) => sizes
                 .iter()
                 .try_for_each(|size| self.check_is_child(event_loop_id, size.browsing_context_id)),
-            Message::TitleChanged(pipeline_id, _) | Message::MediaSessionEvent(pipeline_id, _) => {
+            Message::TitleChanged(pipeline_id, _) |
+            Message::MediaSessionEvent(pipeline_id, _) => {
                 self.check_runs_in(event_loop_id, *pipeline_id)
             },
             Message::ForwardDOMMessage(_, scope_url) => {
@@ -161,55 +160,55 @@ where
             // These act on nothing but their source, answer questions, check the origin that they name themselves,
             // or are about things with ids of their own: ports, canvases, evaluations, focus. A message that is new in
             // the engine does not compile before it has its place here.
-            Message::AbortLoadUrl
-            | Message::AcquireWakeLock(..)
-            | Message::ActivateDocument
-            | Message::BroadcastStorageEvent(..)
-            | Message::ChangeRunningAnimationsState(..)
-            | Message::ChangeWorkerAnimationFrameProviderState(..)
-            | Message::CompleteMessagePortTransfer(..)
-            | Message::CreateCanvasPaintThread(..)
-            | Message::DiscardDocument
-            | Message::DiscardTopLevelBrowsingContext
-            | Message::DisentanglePorts(..)
-            | Message::EntanglePorts(..)
-            | Message::FinishJavaScriptEvaluation(..)
-            | Message::FocusAncestorBrowsingContextsForFocusingSteps(..)
-            | Message::FocusRemoteBrowsingContext(..)
-            | Message::ForwardKeyboardScroll(..)
-            | Message::GetBrowsingContextInfo(..)
-            | Message::GetChildBrowsingContextCount(..)
-            | Message::GetChildBrowsingContextId(..)
-            | Message::GetDocumentOrigin(..)
-            | Message::GetDocumentOriginDetails(..)
-            | Message::GetTopForBrowsingContext(..)
-            | Message::IsCurrentlyFullyActive(..)
-            | Message::JointSessionHistoryLength(..)
-            | Message::LoadComplete
-            | Message::LogEntry(..)
-            | Message::MessagePortShipped(..)
-            | Message::MessagePortTransferResult(..)
-            | Message::NewBroadcastChannelNameInRouter(..)
-            | Message::NewBroadcastChannelRouter(..)
-            | Message::NewMessagePort(..)
-            | Message::NewMessagePortRouter(..)
-            | Message::OpenTokenPort(..)
-            | Message::PipelineExited
-            | Message::RegisterInterest(..)
-            | Message::RegisterWorkerAnimationFrameProvider(..)
-            | Message::ReleaseWakeLock(..)
-            | Message::RemoveBroadcastChannelNameInRouter(..)
-            | Message::RemoveBroadcastChannelRouter(..)
-            | Message::RemoveMessagePortRouter(..)
-            | Message::ReportMemory(..)
-            | Message::RerouteMessagePort(..)
-            | Message::RespondToScreenshotReadinessRequest(..)
-            | Message::ScheduleBroadcast(..)
-            | Message::ServiceWorkerAlgorithm(..)
-            | Message::TraverseHistory(..)
-            | Message::TriggerGarbageCollection
-            | Message::UnregisterInterest(..)
-            | Message::UnregisterWorkerAnimationFrameProvider(..) => Ok(()),
+            Message::AbortLoadUrl |
+            Message::AcquireWakeLock(..) |
+            Message::ActivateDocument |
+            Message::BroadcastStorageEvent(..) |
+            Message::ChangeRunningAnimationsState(..) |
+            Message::ChangeWorkerAnimationFrameProviderState(..) |
+            Message::CompleteMessagePortTransfer(..) |
+            Message::CreateCanvasPaintThread(..) |
+            Message::DiscardDocument |
+            Message::DiscardTopLevelBrowsingContext |
+            Message::DisentanglePorts(..) |
+            Message::EntanglePorts(..) |
+            Message::FinishJavaScriptEvaluation(..) |
+            Message::FocusAncestorBrowsingContextsForFocusingSteps(..) |
+            Message::FocusRemoteBrowsingContext(..) |
+            Message::ForwardKeyboardScroll(..) |
+            Message::GetBrowsingContextInfo(..) |
+            Message::GetChildBrowsingContextCount(..) |
+            Message::GetChildBrowsingContextId(..) |
+            Message::GetDocumentOrigin(..) |
+            Message::GetDocumentOriginDetails(..) |
+            Message::GetTopForBrowsingContext(..) |
+            Message::IsCurrentlyFullyActive(..) |
+            Message::JointSessionHistoryLength(..) |
+            Message::LoadComplete |
+            Message::LogEntry(..) |
+            Message::MessagePortShipped(..) |
+            Message::MessagePortTransferResult(..) |
+            Message::NewBroadcastChannelNameInRouter(..) |
+            Message::NewBroadcastChannelRouter(..) |
+            Message::NewMessagePort(..) |
+            Message::NewMessagePortRouter(..) |
+            Message::OpenTokenPort(..) |
+            Message::PipelineExited |
+            Message::RegisterInterest(..) |
+            Message::RegisterWorkerAnimationFrameProvider(..) |
+            Message::ReleaseWakeLock(..) |
+            Message::RemoveBroadcastChannelNameInRouter(..) |
+            Message::RemoveBroadcastChannelRouter(..) |
+            Message::RemoveMessagePortRouter(..) |
+            Message::ReportMemory(..) |
+            Message::RerouteMessagePort(..) |
+            Message::RespondToScreenshotReadinessRequest(..) |
+            Message::ScheduleBroadcast(..) |
+            Message::ServiceWorkerAlgorithm(..) |
+            Message::TraverseHistory(..) |
+            Message::TriggerGarbageCollection |
+            Message::UnregisterInterest(..) |
+            Message::UnregisterWorkerAnimationFrameProvider(..) => Ok(()),
             #[cfg(feature = "webgpu")]
             Message::GetWebGPUChan(..) | Message::RequestAdapter(..) => Ok(()),
         }
@@ -328,9 +327,9 @@ where
         event_loop_id: ScriptEventLoopId,
         load_data: &LoadData,
     ) -> Result<(), Refusal> {
-        if !load_data.is_initial_about_blank
-            || load_data.js_eval_result.is_some()
-            || !load_data.srcdoc.is_empty()
+        if !load_data.is_initial_about_blank ||
+            load_data.js_eval_result.is_some() ||
+            !load_data.srcdoc.is_empty()
         {
             return Err("a new browsing context does not begin with the initial about:blank");
         }
@@ -423,8 +422,8 @@ where
             return Ok(());
         };
         let site = Site::of_url(url);
-        if site != Site::of_url(&pipeline.url)
-            || (site.is_none() && url.scheme() != pipeline.url.scheme())
+        if site != Site::of_url(&pipeline.url) ||
+            (site.is_none() && url.scheme() != pipeline.url.scheme())
         {
             return Err("it gives the document a URL of another site");
         }

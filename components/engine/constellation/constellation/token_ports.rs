@@ -146,8 +146,8 @@ where
             top_level_origin,
             webview: webview_number(pipeline.webview_id),
             // With temporary storage, nothing of what is browsed is to be kept.
-            private: opts::get().temporary_storage
-                || self
+            private: opts::get().temporary_storage ||
+                self
                     .browsing_contexts
                     .get(&pipeline.browsing_context_id)
                     .is_none_or(|browsing_context| browsing_context.is_private),
@@ -274,8 +274,8 @@ fn connection_of_origin(origin: Option<ImmutableOrigin>) -> Connection {
     match scheme.as_str() {
         "https" if has_certificate_exception(&host) => Connection::HttpsWithException,
         "https"
-            if opts::get().ignore_certificate_errors
-                && !pref!(dom_token_broker_untrusted_certificates_enabled) =>
+            if opts::get().ignore_certificate_errors &&
+                !pref!(dom_token_broker_untrusted_certificates_enabled) =>
         {
             Connection::HttpsWithException
         },
@@ -318,26 +318,26 @@ fn triggers_activation(event: &InputEvent) -> bool {
         InputEvent::Touch(event) => matches!(event.event_type, TouchEventType::Up),
         InputEvent::Keyboard(event) => {
             let event = &event.event;
-            event.state == KeyState::Down
-                && !event.repeat
-                && !matches!(
+            event.state == KeyState::Down &&
+                !event.repeat &&
+                !matches!(
                     event.key,
                     Key::Named(
-                        NamedKey::Alt
-                            | NamedKey::AltGraph
-                            | NamedKey::CapsLock
-                            | NamedKey::Control
-                            | NamedKey::Escape
-                            | NamedKey::Fn
-                            | NamedKey::FnLock
-                            | NamedKey::Hyper
-                            | NamedKey::Meta
-                            | NamedKey::NumLock
-                            | NamedKey::ScrollLock
-                            | NamedKey::Shift
-                            | NamedKey::Super
-                            | NamedKey::Symbol
-                            | NamedKey::SymbolLock
+                        NamedKey::Alt |
+                            NamedKey::AltGraph |
+                            NamedKey::CapsLock |
+                            NamedKey::Control |
+                            NamedKey::Escape |
+                            NamedKey::Fn |
+                            NamedKey::FnLock |
+                            NamedKey::Hyper |
+                            NamedKey::Meta |
+                            NamedKey::NumLock |
+                            NamedKey::ScrollLock |
+                            NamedKey::Shift |
+                            NamedKey::Super |
+                            NamedKey::Symbol |
+                            NamedKey::SymbolLock
                     )
                 )
         },

@@ -44,11 +44,11 @@ pub(crate) fn declared_policy(
 /// The origin that an expression in an allowlist stands for.
 fn parse_origin(expression: &str) -> Option<ImmutableOrigin> {
     let url = ServoUrl::parse(expression).ok()?;
-    let names_an_origin = url.path() == "/"
-        && url.query().is_none()
-        && url.fragment().is_none()
-        && url.username().is_empty()
-        && url.password().is_none();
+    let names_an_origin = url.path() == "/" &&
+        url.query().is_none() &&
+        url.fragment().is_none() &&
+        url.username().is_empty() &&
+        url.password().is_none();
     Some(url.origin()).filter(|origin| names_an_origin && origin.is_tuple())
 }
 

@@ -184,8 +184,8 @@ impl TokenPortClient {
         }
         // The broker's ids mean something within one port only: what belongs to an older one is closed.
         // So does everything once the manager has been shut down.
-        if generation.is_some_and(|generation| generation != self.generation.get())
-            || (generation.is_some() && manager.is_shut_down())
+        if generation.is_some_and(|generation| generation != self.generation.get()) ||
+            (generation.is_some() && manager.is_shut_down())
         {
             return settle_closed(cx, manager, promise, answer, closed());
         }
@@ -218,8 +218,8 @@ impl TokenPortClient {
         let id = self.next_request.get();
         self.next_request.set(id + 1);
         let timeout = match &body {
-            RequestBody::Transmit { timeout_ms, .. }
-            | RequestBody::SelectNext { timeout_ms, .. } => *timeout_ms,
+            RequestBody::Transmit { timeout_ms, .. } |
+            RequestBody::SelectNext { timeout_ms, .. } => *timeout_ms,
             _ => None,
         };
         let now = Instant::now();
@@ -268,8 +268,8 @@ impl TokenPortClient {
             };
             if let Some(deadline) = request.deadline {
                 let left = deadline.saturating_duration_since(Instant::now());
-                if let RequestBody::Transmit { timeout_ms, .. }
-                | RequestBody::SelectNext { timeout_ms, .. } = &mut request.body
+                if let RequestBody::Transmit { timeout_ms, .. } |
+                RequestBody::SelectNext { timeout_ms, .. } = &mut request.body
                 {
                     *timeout_ms = u32::try_from(left.as_millis()).ok();
                 }
@@ -473,10 +473,10 @@ impl TokenPortClient {
             match result {
                 Ok(body) => resolve(cx, manager, &promise, pending.answer, body),
                 Err(error) => {
+                    fail(cx, manager, &promise, pending.answer, error.clone());
                     if error.kind == ErrorKind::NotAllowed {
                         warn_author(cx, manager, &error);
                     }
-                    fail(cx, manager, &promise, pending.answer, error)
                 },
             }
         }

@@ -5,8 +5,8 @@
 use content_security_policy::sandboxing_directive::SandboxingFlagSet;
 use http::{Method, StatusCode};
 use js::context::JSContext;
-use net_traits::pub_domains::is_same_site;
 use net_traits::{Metadata, NetworkError, ResourceFetchTiming, ResourceTimingType};
+use net_traits::pub_domains::is_same_site;
 use servo_base::id::PipelineId;
 use servo_constellation_traits::ScriptToConstellationMessage;
 
@@ -36,14 +36,14 @@ impl ScriptThread {
             _ => &metadata.final_url,
         };
         let position = self.incomplete_loads.borrow().iter().position(|load| {
-            load.pipeline_id == pipeline_id
-                && load.load_data.js_eval_result.is_none()
-                && load.load_data.url.origin().is_tuple()
-                && !load
+            load.pipeline_id == pipeline_id &&
+                load.load_data.js_eval_result.is_none() &&
+                load.load_data.url.origin().is_tuple() &&
+                !load
                     .load_data
                     .creation_sandboxing_flag_set
-                    .contains(SandboxingFlagSet::SANDBOXED_ORIGIN_BROWSING_CONTEXT_FLAG)
-                && !is_same_site(&load.load_data.url.origin(), &url.origin())
+                    .contains(SandboxingFlagSet::SANDBOXED_ORIGIN_BROWSING_CONTEXT_FLAG) &&
+                !is_same_site(&load.load_data.url.origin(), &url.origin())
         });
         let Some(position) = position else {
             return false;
@@ -58,10 +58,8 @@ impl ScriptThread {
             return false;
         }
 
-        if self.incomplete_loads.borrow()[position]
-            .load_data
-            .cross_site_redirects
-            >= MAX_CROSS_SITE_REDIRECTS
+        if self.incomplete_loads.borrow()[position].load_data.cross_site_redirects >=
+            MAX_CROSS_SITE_REDIRECTS
         {
             self.handle_fetch_metadata(cx, pipeline_id, Err(NetworkError::TooManyRedirects));
             let timing = ResourceFetchTiming::new(ResourceTimingType::Navigation);
