@@ -27,7 +27,7 @@ use servo_constellation_traits::{
 use servo_url::MutableOrigin;
 use storage_traits::webstorage_thread::WebStorageType;
 use token_traits::port::{PortMessage, PortRequest, ReplyBody, RequestBody, RequestId};
-use token_traits::{Frame, TokenError, TokenPort};
+use token_traits::{FeatureSet, Frame, TokenError, TokenPort};
 
 /// Pipeline ids are small numbers in a row: an attacker guesses them.
 const GUESSES: std::ops::RangeInclusive<u32> = 1..=64;
@@ -210,6 +210,7 @@ impl Attacker<'_> {
         });
         self.send(ScriptToConstellationMessage::OpenTokenPort(
             url.origin(),
+            FeatureSet::ALL,
             callback.expect("a callback"),
         ));
     }
