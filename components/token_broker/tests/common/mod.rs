@@ -17,6 +17,7 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use token_client::{ClientConfig, TokenClient};
+use token_traits::control::AccessConfig;
 use token_traits::port::{
     ChannelId, ChannelType, Command, PortMessage, PortRequest, ReaderId, ReaderInfo, ReplyBody,
     RequestBody, RequestId, SessionId,
@@ -84,28 +85,51 @@ impl Browser {
     /// With the embedded card, and a grant for [`ORIGIN`].
     pub fn start(pcsc: bool) -> Self {
         let browser = Self::with_user(pcsc, None, Arc::new(Nobody));
-        let client = &browser.client;
-        let origin = Origin::new(ORIGIN).expect("an origin");
-        client.set_permission(
+        browser.grant(ORIGIN);
+        browser
+    }
+
+    /// With PC/SC and access rules, and a grant for [`ORIGIN`].
+    pub fn with_access(access: AccessConfig, uicc_readers: Vec<String>) -> Self {
+        let config = ClientConfig {
+            pcsc: true,
+            uicc_readers,
+            access: Some(access),
+            ..nothing()
+        };
+        let browser = Self::configured(config, Arc::new(Nobody));
+        browser.grant(ORIGIN);
+        browser
+    }
+
+    pub fn grant(&self, origin: &str) {
+        let origin = Origin::new(origin).expect("an origin");
+        self.client.set_permission(
             origin.clone(),
             origin,
             Feature::SecureElement,
             PermissionState::Granted,
         );
-        browser
     }
 
     /// With the embedded card, a folder to remember things in, and somebody to ask.
     pub fn with_user(pcsc: bool, store: Option<PathBuf>, user: Arc<dyn PromptHost>) -> Self {
+        let config = ClientConfig {
+            pcsc,
+            virtual_card: Some("default".into()),
+            store,
+            ..nothing()
+        };
+        Self::configured(config, user)
+    }
+
+    fn configured(config: ClientConfig, user: Arc<dyn PromptHost>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let binary = directory.path().join("token-broker");
         symlink(env!("CARGO_BIN_EXE_token-broker"), &binary).expect("a link");
         let config = ClientConfig {
             broker_binary: binary.clone(),
-            pcsc,
-            virtual_card: Some("default".into()),
-            store,
-            ..nothing()
+            ..config
         };
         Self {
             client: TokenClient::new(config, user),
