@@ -17,20 +17,26 @@ use serde::{Deserialize, Serialize};
 use servo::ServoUrl;
 use servo_base::generic_channel::GenericCallback;
 use servo_base::id::{
-    CONSTELLATION_PIPELINE_NAMESPACE_ID, Index, PipelineId, PipelineIndex, WebViewId,
+    BrowsingContextId, CONSTELLATION_PIPELINE_NAMESPACE_ID, Index, PipelineId, PipelineIndex,
+    WebViewId,
 };
 use servo_constellation::UnprivilegedContent;
 use servo_constellation_traits::{
-    AuxiliaryWebViewCreationRequest, LoadData, LoadOrigin, NavigationHistoryBehavior,
-    ScriptToConstellationMessage, ScriptToConstellationSender, TargetSnapshotParams,
+    AuxiliaryWebViewCreationRequest, IFrameLoadInfo, IFrameLoadInfoWithData, KeyboardScroll,
+    LoadData, LoadOrigin, NavigationHistoryBehavior, ScriptToConstellationMessage,
+    ScriptToConstellationSender, TargetSnapshotParams,
 };
 use servo_url::MutableOrigin;
 use storage_traits::webstorage_thread::WebStorageType;
+use token_traits::permissions_policy::PermissionsPolicy;
 use token_traits::port::{PortMessage, PortRequest, ReplyBody, RequestBody, RequestId};
 use token_traits::{FeatureSet, Frame, TokenError, TokenPort};
 
 /// Pipeline ids are small numbers in a row: an attacker guesses them.
 const GUESSES: std::ops::RangeInclusive<u32> = 1..=64;
+
+/// A pipeline id that nobody else uses.
+const NEW_PIPELINE: u32 = 60_000;
 
 type Message = (WebViewId, PipelineId, ScriptToConstellationMessage);
 
@@ -174,6 +180,29 @@ impl Attacker<'_> {
                 }
                 .open_port(&parse(url));
             }),
+            // Load ourselves once more, in our frame, with all that the victim could hand on to it: as the victim, or as the
+            // frame's parent, which we are not.
+            ["delegate-as-parent", url] => {
+                let (_, parent) = self.frame();
+                self.load_with_all_features(parent, url);
+            }
+            ["delegate-to-itself", url] => self.load_with_all_features(self.pipeline_id, url),
+            // What comes nearest to input, among all that script can say: keys that scroll another document, and focus.
+            ["input"] => {
+                for key in [
+                    KeyboardScroll::Down,
+                    KeyboardScroll::PageDown,
+                    KeyboardScroll::End,
+                ] {
+                    self.for_each_guess(|pipeline_id| {
+                        self.send(ScriptToConstellationMessage::ForwardKeyboardScroll(
+                            pipeline_id,
+                            key,
+                        ));
+                    });
+                }
+                eprintln!("hostile: input was made up");
+            }
             _ => eprintln!("hostile: no such attack"),
         }
     }
@@ -212,6 +241,49 @@ impl Attacker<'_> {
             url.origin(),
             FeatureSet::ALL,
             callback.expect("a callback"),
+        ));
+    }
+
+    /// The frame that this document is in, and the document that it is in.
+    fn frame(&self) -> (BrowsingContextId, PipelineId) {
+        let (sender, answer) = servo_base::generic_channel::channel().expect("a channel");
+        self.send(ScriptToConstellationMessage::GetBrowsingContextInfo(
+            self.pipeline_id,
+            sender,
+        ));
+        match answer.recv() {
+            Ok(Some((browsing_context_id, Some(parent)))) => (browsing_context_id, parent),
+            answer => panic!("no frame: {answer:?}"),
+        }
+    }
+
+    /// Loads a document in our own frame, as if `parent` had done so and handed everything on to it.
+    fn load_with_all_features(&self, parent: PipelineId, url: &str) {
+        let (browsing_context_id, _) = self.frame();
+        let origin = parse(url).origin();
+        let everything = "secure-element *; token-keys *; payment *";
+        let container_policy = PermissionsPolicy::default().delegate(
+            &PermissionsPolicy::from_attribute(everything, &origin, None, |_| None),
+            &origin,
+        );
+        self.send(ScriptToConstellationMessage::ScriptLoadedURLInIFrame(
+            IFrameLoadInfoWithData {
+                info: IFrameLoadInfo {
+                    parent_pipeline_id: parent,
+                    browsing_context_id,
+                    webview_id: self.webview_id,
+                    new_pipeline_id: pipeline(NEW_PIPELINE),
+                    is_private: false,
+                    inherited_secure_context: Some(true),
+                    history_handling: NavigationHistoryBehavior::Replace,
+                    target_snapshot_params: TargetSnapshotParams::default(),
+                    name: None,
+                    container_policy,
+                },
+                load_data: load_data(url, url),
+                old_pipeline_id: None,
+                viewport_details: Default::default(),
+            },
         ));
     }
 }
