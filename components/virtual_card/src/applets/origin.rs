@@ -67,6 +67,7 @@ pub struct OriginAware {
     slots: [Option<Slot>; SLOTS],
     /// By channel, whatever happened there since SELECT.
     callers: BTreeMap<u8, Caller>,
+    refusal: Option<StatusWord>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,7 +107,17 @@ impl OriginAware {
         self
     }
 
+    /// With this answer to every PRESENT ORIGIN, which it then does not carry out.
+    #[must_use]
+    pub const fn with_refusal(mut self, status: StatusWord) -> Self {
+        self.refusal = Some(status);
+        self
+    }
+
     fn present(&mut self, channel: u8, origin: &[u8]) -> StatusWord {
+        if let Some(refusal) = self.refusal {
+            return refusal;
+        }
         if self.callers.contains_key(&channel) {
             return StatusWord::CONDITIONS_NOT_SATISFIED;
         }
