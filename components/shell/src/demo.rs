@@ -17,25 +17,17 @@ use url::Url;
 /// The demo's origin, serialised.
 pub const ORIGIN: &str = "https://demo.servo-tokens.invalid";
 
-/// What the demo may do with cards that have no access rules of their own: ask the applications that it knows one thing each.
-/// No prompt opens PIV and OpenPGP applications.
+/// What the demo may do with cards that have no access rules of their own: ask each application that it knows one thing. No
+/// prompt opens PIV and OpenPGP applications, and the name of an OpenPGP application has the card's serial number in it.
 pub const ACCESS_RULES: &str = r#"
 [[rule]]
 origin = "https://demo.servo-tokens.invalid"
-aid = "F0534552564F0101"
-apdu = "always"
-
-# GET DATA of the discovery object
-[[rule]]
-origin = "https://demo.servo-tokens.invalid"
-aid = "A000000308000010000100"
-apdu = [{ header = "00CB3FFF", mask = "FFFFFFFF" }]
-
-# GET DATA of the application related data
-[[rule]]
-origin = "https://demo.servo-tokens.invalid"
-aid = "D27600012401"
-apdu = [{ header = "00CA006E", mask = "FFFFFFFF" }]
+aid = "*"
+apdu = [
+    { header = "00100000", mask = "FFFFFFFF" }, # ECHO
+    { header = "00CB3FFF", mask = "FFFFFFFF" }, # GET DATA: PIV's discovery object
+    { header = "00CA006E", mask = "FFFFFFFF" }, # GET DATA: OpenPGP's application related data
+]
 "#;
 
 const PAGE: &str = include_str!("demo.html");
