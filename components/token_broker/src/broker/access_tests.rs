@@ -387,6 +387,17 @@ fn no_free_channel_for_the_rules_is_no_channel_and_no_refusal() {
         rig.try_open(port, session, &pin::AID),
         Err(ErrorKind::NoChannel)
     );
+    // The basic one is free still, for the rules first.
+    let refused = rig.channel_or_error(port, open_basic(session, Some(&pin::AID)));
+    assert_eq!(refused, Err(ErrorKind::Security));
+    let basic = rig.channel_or_error(port, open_basic(session, Some(&echo::AID)));
+    assert!(basic.is_ok());
+    assert_eq!(
+        rig.channel_or_error(port, open_basic(session, Some(&echo::AID))),
+        Err(ErrorKind::NoChannel)
+    );
+    let answer = rig.try_send(port, basic.unwrap(), &[0x00, 0x12, 7, 8, 0]);
+    assert_eq!(answer, Ok(vec![7, 8, 0x90, 0x00]));
 }
 
 #[test]

@@ -54,10 +54,11 @@ impl Broker {
         }
     }
 
-    /// Takes the basic channel, if no channel of the card is in use.
-    fn take_basic_channel(&mut self, key: ReaderKey) -> bool {
+    /// Takes the basic channel, if it is what the page wants, or if no channel of the card is in use.
+    fn take_basic_channel(&mut self, key: ReaderKey, wanted: ChannelType) -> bool {
         self.readers.get_mut(&key).is_some_and(|reader| {
-            reader.channels.is_empty() && reader.channels.insert(ChannelNumber::BASIC)
+            (wanted == ChannelType::Basic || reader.channels.is_empty())
+                && reader.channels.insert(ChannelNumber::BASIC)
         })
     }
 
@@ -89,8 +90,9 @@ impl Broker {
         match step {
             RulesStep::Open => match self.opened_channel(key, opening.ticket, response) {
                 Some(Opened::Channel(channel)) => self.select_ara_m(key, opening, channel, now),
-                // A card without logical channels has only the basic one, for its rules too.
-                Some(Opened::NoChannel) if self.take_basic_channel(key) => {
+                // A card without logical channels, or whose channels are all in use, has only the basic one, for its
+                // rules too.
+                Some(Opened::NoChannel) if self.take_basic_channel(key, opening.channel_type) => {
                     self.select_ara_m(key, opening, ChannelNumber::BASIC, now);
                 }
                 Some(Opened::NoChannel) => {
