@@ -41,6 +41,37 @@ impl Image {
         })
     }
 
+    /// Takes red, green and blue of all pixels, by rows.
+    pub fn from_rgb(width: u32, height: u32, pixels: Vec<u8>) -> Image {
+        Image {
+            width,
+            height,
+            channels: 3,
+            pixels,
+        }
+    }
+
+    /// Encodes it as a PNG.
+    ///
+    /// # Errors
+    /// If the pixels do not fit its size.
+    pub fn to_png(&self) -> io::Result<Vec<u8>> {
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, self.width, self.height);
+        encoder.set_color(match self.channels {
+            1 => png::ColorType::Grayscale,
+            2 => png::ColorType::GrayscaleAlpha,
+            3 => png::ColorType::Rgb,
+            _ => png::ColorType::Rgba,
+        });
+        let mut writer = encoder.write_header().map_err(io::Error::other)?;
+        writer
+            .write_image_data(&self.pixels)
+            .map_err(io::Error::other)?;
+        drop(writer);
+        Ok(png)
+    }
+
     /// The colour at a position from the top left; red, green, blue. `None` outside the image.
     pub fn pixel(&self, x: u32, y: u32) -> Option<[u8; 3]> {
         if x >= self.width || y >= self.height {
@@ -83,5 +114,14 @@ mod tests {
         assert_eq!(image.pixel(1, 0), Some([9, 8, 7]));
         assert_eq!(image.pixel(2, 0), None);
         assert!(Image::from_png(&bytes[..20]).is_err());
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let image = Image::from_rgb(1, 2, vec![1, 2, 3, 4, 5, 6]);
+        let decoded = Image::from_png(&image.to_png().unwrap()).unwrap();
+        assert_eq!((decoded.width, decoded.height), (1, 2));
+        assert_eq!(decoded.pixel(0, 1), Some([4, 5, 6]));
+        assert!(Image::from_rgb(2, 2, vec![0; 3]).to_png().is_err());
     }
 }

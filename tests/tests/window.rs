@@ -39,6 +39,9 @@ const LONG_ENOUGH: Duration = Duration::from_millis(1500);
 /// Height of tabs and toolbar, in pixels.
 const CHROME: u16 = 78;
 
+/// The variable that names a folder for pictures of prompts and pages.
+const PICTURES: &str = "SERVO_TOKENS_PICTURES";
+
 /// Keys by their X11 names (X11/keysymdef.h).
 const RETURN: u32 = 0xFF0D;
 const ESCAPE: u32 = 0xFF1B;
@@ -292,6 +295,41 @@ impl Browser {
         }
     }
 
+    /// What the window shows.
+    fn picture(&self) -> Result<Image> {
+        let connection = &self.display.connection;
+        let geometry = connection.get_geometry(self.window)?.reply()?;
+        let (width, height) = (geometry.width, geometry.height);
+        let image = connection
+            .get_image(
+                ImageFormat::Z_PIXMAP,
+                self.window,
+                0,
+                0,
+                width,
+                height,
+                u32::MAX,
+            )?
+            .reply()?;
+        let pixels = image.data.as_chunks::<4>().0;
+        let colors = pixels
+            .iter()
+            .map(|[blue, green, red, _]| [*red, *green, *blue]);
+        Ok(Image::from_rgb(
+            width.into(),
+            height.into(),
+            colors.flatten().collect(),
+        ))
+    }
+
+    /// Keeps a picture for people to look at, if they say where.
+    fn keep_picture(&self, name: &str) {
+        if let Some(folder) = std::env::var_os(PICTURES) {
+            let png = self.picture().unwrap().to_png().unwrap();
+            fs::write(PathBuf::from(folder).join(name).with_extension("png"), png).unwrap();
+        }
+    }
+
     fn has_ended(&mut self) -> bool {
         wait_for(LIMIT, || self.child.try_wait().ok().flatten()).is_some()
     }
@@ -379,6 +417,8 @@ fn tabs_and_the_address_bar_by_keyboard() {
         .type_text("data:text/html,<title>second</title>")
         .unwrap();
     browser.key(&[], RETURN).unwrap();
+    sleep(LONG_ENOUGH);
+    browser.keep_picture("debug");
     browser.wait_for_title("second");
     browser.key(&[CONTROL], key('l')).unwrap();
     browser
