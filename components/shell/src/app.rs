@@ -462,7 +462,7 @@ impl App {
         match action {
             Action::Load(typed) => match cli::parse_address(&typed) {
                 Ok(url) => match page {
-                    Some(page) => page.load(url),
+                    Some(page) => self.load(window, &page, url),
                     None => {
                         let webview = self.new_webview(window, url);
                         window.activate(webview.id());
@@ -522,6 +522,13 @@ impl App {
             Action::DismissNotice => self.with_state(window, |state| state.notice = None),
         }
         window.schedule_paint();
+    }
+
+    fn load(&self, window: &BrowserWindow, page: &WebView, url: Url) {
+        match window.state(page.id()) {
+            Some(state) if !state.borrow().has_document => state.borrow_mut().wanted = Some(url),
+            _ => page.load(url),
+        }
     }
 
     fn with_state(&self, window: &BrowserWindow, change: impl FnOnce(&mut TabState)) {
@@ -707,6 +714,13 @@ impl WebViewDelegate for App {
                 self.prompts.borrow_mut().tab_left(tab);
                 self.tokens.document_left(tab);
                 state.borrow_mut().document_changed();
+            }
+            if let Some(state) = window.state(webview.id()) {
+                let mut state = state.borrow_mut();
+                state.has_document = true;
+                if let Some(url) = state.wanted.take() {
+                    webview.load(url);
+                }
             }
         }
         if status != LoadStatus::Complete {

@@ -11,6 +11,7 @@ use servo::{
     ConsoleLogLevel, ContextMenu, EmbedderControlId, SelectElement, SimpleDialog, WebViewId,
 };
 use servo_base::id::BrowsingContextId;
+use url::Url;
 
 use crate::chrome::{ConsoleLine, MAX_CONSOLE_LINE, MAX_CONSOLE_LINES};
 use crate::text::printable;
@@ -72,6 +73,10 @@ pub struct TabState {
     pub dialogs_silenced: bool,
     /// An open popup.
     pub popup: Option<Popup>,
+    /// Whether the tab has had a document. Till then the engine forgets what it is told to load.
+    pub has_document: bool,
+    /// What the user wants to be loaded as soon as it has one.
+    pub wanted: Option<Url>,
     /// Whether the page has asked for the whole screen, and got it.
     pub fullscreen: bool,
     /// When the user last did something in the page that may open a tab. Opening one uses it up.
