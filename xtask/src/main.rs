@@ -106,6 +106,8 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Benchmark {
+    /// What access rules cost: a decision, reading them, enforcing them. Builds no engine.
+    Access,
     /// What a page's commands to a card cost, against SCardTransmit over pcscd; start and memory of the token processes.
     Apdu,
     /// A page without tokens, against the same browser around the published engine, which is built for it.
@@ -206,14 +208,27 @@ fn run(paths: &Paths, url: Option<String>, release: bool, flags: Vec<String>) ->
 
 fn bench(paths: &Paths, benchmark: Benchmark, json: Option<PathBuf>) -> Result<()> {
     setup(Need::Test)?;
-    let binary = shell::build(paths, Profile::Release)?;
-    let mut command = shell::e2e(paths, &binary);
-    command.args(["run", "--release", "--package=e2e", "--bin=bench", "--"]);
-    match benchmark {
-        Benchmark::Apdu => command.arg("apdu"),
-        Benchmark::PageLoad => command
-            .arg("page-load")
-            .env("SERVO_TOKENS_BASELINE", baseline::build(paths)?),
+    const BENCH: [&str; 5] = ["run", "--release", "--package=e2e", "--bin=bench", "--"];
+    let mut command = match benchmark {
+        Benchmark::Access => {
+            let broker = shell::build_broker(paths, Profile::Release)?;
+            let mut command = shell::e2e_without_shell(paths);
+            command.env("SERVO_TOKENS_BROKER", broker);
+            command.args(BENCH).arg("access");
+            command
+        }
+        Benchmark::Apdu => {
+            let mut command = shell::e2e(paths, &shell::build(paths, Profile::Release)?);
+            command.args(BENCH).arg("apdu");
+            command
+        }
+        Benchmark::PageLoad => {
+            let mut command = shell::e2e(paths, &shell::build(paths, Profile::Release)?);
+            let baseline = baseline::build(paths)?;
+            command.env("SERVO_TOKENS_BASELINE", baseline);
+            command.args(BENCH).arg("page-load");
+            command
+        }
     };
     if let Some(file) = json {
         // The benchmark does not run in this directory.

@@ -71,6 +71,26 @@ fn build_with(paths: &Paths, profile: Profile, arguments: &[&str]) -> Result<Pat
     let _guard = assemble::lock_target(paths)?;
     assemble::assemble(paths, Edits::Refuse, LockFile::Checked)?;
 
+    let broker = build_broker(paths, profile)?;
+    let output = paths.engine_target().join(profile.folder());
+    let shell = output.join("servo-tokens");
+    if shell.exists() {
+        step("Building the shell");
+    } else {
+        step(
+            "Building the shell with the whole engine: the first time this takes 15 minutes to an hour",
+        );
+    }
+    let mut command = engine_cargo(paths, &paths.engine().join("shell"), "build")?;
+    run_cargo_build(command.args(profile.argument()).args(arguments))?;
+
+    place_beside(&broker, &output)?;
+    step(format!("Built in {}", elapsed(started)));
+    Ok(shell)
+}
+
+/// Builds the token broker alone, which takes no engine, and returns the binary's path.
+pub fn build_broker(paths: &Paths, profile: Profile) -> Result<PathBuf> {
     step("Building the token broker");
     run_cargo_build(
         cargo(&paths.root)
@@ -84,23 +104,7 @@ fn build_with(paths: &Paths, profile: Profile, arguments: &[&str]) -> Result<Pat
             .args(profile.argument())
             .env("CARGO_TARGET_DIR", &paths.target),
     )?;
-
-    let output = paths.engine_target().join(profile.folder());
-    let shell = output.join("servo-tokens");
-    if shell.exists() {
-        step("Building the shell");
-    } else {
-        step(
-            "Building the shell with the whole engine: the first time this takes 15 minutes to an hour",
-        );
-    }
-    let mut command = engine_cargo(paths, &paths.engine().join("shell"), "build")?;
-    run_cargo_build(command.args(profile.argument()).args(arguments))?;
-
-    let broker = paths.target.join(profile.folder()).join("token-broker");
-    place_beside(&broker, &output)?;
-    step(format!("Built in {}", elapsed(started)));
-    Ok(shell)
+    Ok(paths.target.join(profile.folder()).join("token-broker"))
 }
 
 /// A cargo command on the shell in `directory`, with what building an engine takes. Its user holds the guard.
@@ -226,9 +230,14 @@ pub fn update_lock(paths: &Paths) -> Result<()> {
 
 /// A command of the end-to-end package: `e2e` finds the shell through the environment.
 pub fn e2e(paths: &Paths, shell: &Path) -> Command {
-    let mut command = cargo(&paths.root);
+    let mut command = e2e_without_shell(paths);
+    command.env("SERVO_TOKENS_SHELL", shell);
     command
-        .env("CARGO_TARGET_DIR", &paths.target)
-        .env("SERVO_TOKENS_SHELL", shell);
+}
+
+/// As [`e2e`], for what needs no shell.
+pub fn e2e_without_shell(paths: &Paths) -> Command {
+    let mut command = cargo(&paths.root);
+    command.env("CARGO_TARGET_DIR", &paths.target);
     command
 }

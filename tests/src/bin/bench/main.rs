@@ -4,6 +4,7 @@
 
 //! Benchmarks: what the browser costs, against a direct baseline in the same run.
 
+mod access;
 mod apdu;
 mod page_load;
 
@@ -19,6 +20,8 @@ usage: bench NAME [--json FILE]
 Measures what the browser in SERVO_TOKENS_SHELL costs, against a baseline in the same run. A table goes to standard
 output, the same as JSON to FILE.
 
+  access     What access rules cost: a decision, reading them, and enforcing them, against doing without. It needs no
+             browser, but the token broker in SERVO_TOKENS_BROKER.
   apdu       What a page's commands to a card take, against SCardTransmit of the same commands through the native
              library, behind a pcscd of its own; start and memory of the token processes; stalls of the page.
   page-load  The load of a trivial HTTPS page that does not use the token APIs, against that in the browser in
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
         _ => ("", None),
     };
     let measured = match name {
+        "access" => access::run(),
         "apdu" => apdu::run(),
         "page-load" => page_load::run(),
         _ => {
