@@ -19,7 +19,7 @@ const SCRIPT: Duration = Duration::from_secs(30);
 const START_PAGE: &str = "<!DOCTYPE html><title>start</title><p>An empty page.";
 
 /// Functions for the page's scripts, to keep the tests short.
-const HELPERS: &str = r#"
+pub const HELPERS: &str = r#"
     self.hex = text => Uint8Array.from(text.match(/../g) || [], pair => parseInt(pair, 16));
     self.text = bytes => Array.from(bytes, byte => byte.toString(16).padStart(2, "0")).join("");
     self.answer = response => text(response.data) + text([response.sw1, response.sw2]);

@@ -70,7 +70,6 @@ pub struct App {
     prompt_messages: Receiver<prompts::Message>,
     #[cfg(feature = "samples")]
     prompt_host: Arc<dyn PromptHost>,
-    tokens: tokens::Link,
     token_overview: Option<Arc<dyn TokenOverview>>,
     wake: Arc<dyn Fn() + Send + Sync>,
     /// Hosts whose certificate was not trusted when it was looked at. The user may have made exceptions for them.
@@ -87,7 +86,7 @@ impl App {
             let waker = waker.clone();
             prompts::channel(Box::new(move || waker.wake()))
         };
-        let (engine, tokens) = tokens::connect(
+        let (engine, token_overview) = tokens::connect(
             engine(&settings, &profile, waker.clone()),
             &settings.token_config,
             &profile,
@@ -117,8 +116,7 @@ impl App {
             prompt_messages,
             #[cfg(feature = "samples")]
             prompt_host,
-            token_overview: sample_overview(&settings).or_else(|| tokens.overview()),
-            tokens,
+            token_overview: sample_overview(&settings).or(token_overview),
             wake,
             has_focus: Cell::new(None),
             unverified_hosts: Default::default(),
@@ -710,9 +708,9 @@ impl WebViewDelegate for App {
             if status == LoadStatus::Started
                 && let Some(state) = window.state(webview.id())
             {
-                let tab = webview_number(webview.id());
-                self.prompts.borrow_mut().tab_left(tab);
-                self.tokens.document_left(tab);
+                self.prompts
+                    .borrow_mut()
+                    .tab_left(webview_number(webview.id()));
                 state.borrow_mut().document_changed();
             }
             if let Some(state) = window.state(webview.id()) {

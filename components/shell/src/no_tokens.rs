@@ -32,28 +32,15 @@ pub fn preferences() -> Preferences {
     Preferences::default()
 }
 
-/// There is no token broker.
-pub struct Link;
-
-impl Link {
-    /// There is nothing to show.
-    pub fn overview(&self) -> Option<Arc<dyn TokenOverview>> {
-        None
-    }
-
-    /// Nobody needs to know.
-    pub fn document_left(&self, _webview: u64) {}
-}
-
-/// Leaves the engine as it is.
+/// Leaves the engine as it is. There is nothing to show.
 pub fn connect(
     builder: ServoBuilder,
     _config: &TokenConfig,
     _profile: &Profile,
     _prompts: Arc<dyn PromptHost>,
     _for_demo: bool,
-) -> Result<(ServoBuilder, Link), String> {
-    Ok((builder, Link))
+) -> Result<(ServoBuilder, Option<Arc<dyn TokenOverview>>), String> {
+    Ok((builder, None))
 }
 
 /// Nobody answers prompts that there are none of.

@@ -191,21 +191,6 @@ pub fn preferences() -> Preferences {
     }
 }
 
-/// What the browser itself wants of the token broker.
-pub struct Link(Arc<TokenClient>);
-
-impl Link {
-    /// For the page of tokens.
-    pub fn overview(&self) -> Option<Arc<dyn TokenOverview>> {
-        Some(self.0.clone())
-    }
-
-    /// A page gets another document: prompts of that one need something that the user does there.
-    pub fn document_left(&self, webview: u64) {
-        self.0.document_left(webview);
-    }
-}
-
 impl TokenOverview for TokenClient {
     fn request(&self, callback: OverviewCallback) {
         self.overview(callback);
@@ -216,7 +201,7 @@ impl TokenOverview for TokenClient {
     }
 }
 
-/// Gives the engine its token broker, which asks the user through `prompts`. Starts nothing: the broker starts with the
+/// Gives the engine its token broker, which asks the user through `prompts`, and the page of tokens its source. Starts nothing: the broker starts with the
 /// first document that uses it, or with the page of tokens.
 pub fn connect(
     builder: ServoBuilder,
@@ -224,7 +209,7 @@ pub fn connect(
     profile: &Profile,
     prompts: Arc<dyn PromptHost>,
     for_demo: bool,
-) -> Result<(ServoBuilder, Link), String> {
+) -> Result<(ServoBuilder, Option<Arc<dyn TokenOverview>>), String> {
     let broker_binary = std::env::current_exe()
         .map_err(|error| format!("cannot find this program's folder: {error}"))?
         .with_file_name(BROKER_BINARY);
@@ -260,7 +245,7 @@ pub fn connect(
             PermissionState::Granted,
         );
     }
-    Ok((builder.token_broker(client.clone()), Link(client)))
+    Ok((builder.token_broker(client.clone()), Some(client)))
 }
 
 /// Who answers prompts, as WebDriver clients say it.

@@ -126,11 +126,6 @@ impl TokenClient {
             let _ = supervisor.send(Event::Revoke(grant));
         }
     }
-
-    /// Another document takes the place of the one in a webview. What the user did in that one was not meant for the next.
-    pub fn document_left(&self, webview: u64) {
-        lock(&self.activations).forget(webview);
-    }
 }
 
 impl TokenBroker for TokenClient {
@@ -167,6 +162,10 @@ impl TokenBroker for TokenClient {
 
     fn user_input(&self, webview: u64) {
         lock(&self.activations).note(webview, Instant::now());
+    }
+
+    fn document_left(&self, webview: u64) {
+        lock(&self.activations).forget(webview);
     }
 
     fn close_port(&self, port: PortId) {

@@ -76,6 +76,9 @@ pub trait TokenBroker: Send + Sync {
     /// parent process has seen itself may be said here: prompts are shown only soon after it.
     fn user_input(&self, webview: u64);
 
+    /// Another document takes the place of the one at the top of a webview. What the user did in that one counts no longer.
+    fn document_left(&self, webview: u64);
+
     /// Closes a port and everything that was opened through it. Unknown ids are ignored.
     fn close_port(&self, port: PortId);
 }

@@ -78,6 +78,17 @@ where
         }
     }
 
+    /// A document is no longer fully active. What the user did in it was not meant for the one that takes its place.
+    pub(super) fn leave_token_document(&self, pipeline_id: PipelineId) {
+        self.close_token_ports(pipeline_id);
+        if let Some(token_broker) = &self.token_broker &&
+            let Some(pipeline) = self.pipelines.get(&pipeline_id) &&
+            pipeline.browsing_context_id == pipeline.webview_id
+        {
+            token_broker.document_left(webview_number(pipeline.webview_id));
+        }
+    }
+
     /// Closes the ports of a document that has gone, or is no longer fully active.
     pub(super) fn close_token_ports(&self, pipeline_id: PipelineId) {
         let ports = self.token_ports.borrow_mut().remove(&pipeline_id);
