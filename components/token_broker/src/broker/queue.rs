@@ -195,7 +195,16 @@ impl Broker {
         let requested = opening.applet.requested();
         let checked = policy
             .before_select(requested, &port.app)
-            .and_then(|()| self.check_unlocked(reader, opening.ticket.port));
+            .and_then(|()| self.check_unlocked(reader, opening.ticket.port))
+            .and_then(|()| match (opening.channel_type, opening.applet) {
+                // As the Web API recommends (section 11.2): what is selected by default in a UICC is its operator's.
+                (ChannelType::Supplementary, Applet::Implicit)
+                    if reader.kind_of_element() == ElementType::Uicc =>
+                {
+                    Err(access::refused())
+                }
+                _ => Ok(()),
+            });
         let must_ask = policy.asks_before_select(requested, &port.app);
         let what = policy.refusal();
         match checked {

@@ -187,6 +187,32 @@ fn conditions_that_are_empty_are_for_nobody() {
 }
 
 #[test]
+fn what_a_uicc_selects_by_default_is_nobodys_on_a_supplementary_channel() {
+    let list: [uicc::Rule<'_>; 1] = [(None, &[], &ALWAYS)];
+    let everybodys = || Some(Arf::with_rules(&list));
+    let for_the_default = "[[rule]]\norigin = \"*\"\naid = \"default\"\napdu = \"always\"\n";
+    for (directory, supplementary) in [(usim(), false), (no_usim(), true)] {
+        let card = card(directory, everybodys());
+        let mut rig = Rig::with_card(Some(access(for_the_default, None)), card);
+        let (port, session) = rig.visit(ORIGIN);
+        let body = RequestBody::OpenChannel {
+            session,
+            channel_type: ChannelType::Supplementary,
+            aid: None,
+            p2: 0,
+        };
+        let opened = rig.channel_or_error(port, body).map(drop);
+        let expected = match supplementary {
+            true => Ok(()),
+            false => Err(ErrorKind::Security),
+        };
+        assert_eq!(opened, expected);
+        let basic = rig.channel_or_error(port, open_basic(session, None));
+        assert!(basic.is_ok());
+    }
+}
+
+#[test]
 fn an_ara_m_comes_before_the_files() {
     let mut both = card(usim(), Some(Arf::sample()));
     both.install(Box::new(AraM::with_rules(ara_m::rule(
