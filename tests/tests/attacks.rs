@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use e2e::browser::Browser;
 use e2e::shell::Options;
+use e2e::webdriver::Frame;
 use serde_json::json;
 
 type Result = std::result::Result<(), Box<dyn Error>>;
@@ -264,4 +265,108 @@ fn opening_a_port_in_the_victims_name() -> Result {
     scene.browser.grant()?;
     scene.attack(&format!("port {attacker_url}"))?;
     scene.wait_for_log("hostile: port opened, 1 readers")
+}
+
+/// A page of the victim's with the attacker in a frame, which has a grant there. The page's title is what the frame has told.
+fn framed(scene: &Scene, allow: &str) -> std::result::Result<String, Box<dyn Error>> {
+    let (server, session) = (&scene.browser.server, &scene.browser.session);
+    server.page(
+        "/framed",
+        "<!DOCTYPE html><title>framed</title><script>\
+         navigator.secureElementManager.getReaders()\
+             .then(readers => readers.length, error => error.name)\
+             .then(seen => parent.postMessage(seen, '*'));</script>",
+    );
+    server.page(
+        "/embeds",
+        &format!(
+            "<!DOCTYPE html><title>nothing</title><script>\
+             addEventListener('message', event => document.title += ' ' + event.data);</script>\
+             <iframe src={} allow='{allow}'></iframe>",
+            server.url("/framed")
+        ),
+    );
+    session.switch_to_window(&scene.victim_tab)?;
+    session.navigate(&server.url_on(VICTIM, "/embeds"))?;
+    session.switch_to_frame(&Frame::Child(0))?;
+    scene.browser.grant()?;
+    let told = scene.browser.evaluate(
+        "navigator.secureElementManager.getReaders().then(readers => readers.length, error => error.name)",
+    )??;
+    session.switch_to_frame(&Frame::Top)?;
+    Ok(told.to_string())
+}
+
+/// Makes the content process of the frame attack.
+fn attack_from_frame(scene: &Scene, command: &str) -> Result {
+    let session = &scene.browser.session;
+    session.switch_to_frame(&Frame::Child(0))?;
+    scene.before.set(scene.browser.shell.log().len());
+    session.execute(
+        "document.title = arguments[0]",
+        &[json!(format!("attack {command}"))],
+    )?;
+    session.switch_to_frame(&Frame::Top)?;
+    scene.wait_for_log(&format!("hostile: {command}"))
+}
+
+#[test]
+fn claiming_features_that_the_embedder_did_not_hand_on() -> Result {
+    let scene = Scene::start()?;
+    let attacker_url = scene.browser.server.url("/framed");
+    // That the frame may do it with the attribute shows that nothing else is in the way.
+    assert_eq!(framed(&scene, "secure-element")?, "1");
+    attack_from_frame(&scene, &format!("port {attacker_url}"))?;
+    scene.wait_for_log("hostile: port opened, 1 readers")?;
+
+    assert_eq!(framed(&scene, "")?, "\"NotAllowedError\"");
+    attack_from_frame(&scene, &format!("port {attacker_url}"))?;
+    scene.wait_for_log("hostile: port refused, NotAllowedError")?;
+    assert!(!scene.log_since_attack().contains("port opened"));
+    Ok(())
+}
+
+#[test]
+fn handing_on_features_in_the_name_of_the_embedder() -> Result {
+    let scene = Scene::start()?;
+    let attacker_url = scene.browser.server.url("/framed");
+    for attack in ["delegate-as-parent", "delegate-to-itself"] {
+        assert_eq!(framed(&scene, "")?, "\"NotAllowedError\"");
+        attack_from_frame(&scene, &format!("{attack} {attacker_url}"))?;
+        let deadline = Instant::now() + EFFECT;
+        while Instant::now() < deadline {
+            let title = scene.browser.session.title()?;
+            assert!(!title.contains('1'), "{attack}: the frame sees readers");
+            sleep(Duration::from_millis(100));
+        }
+        scene.assert_refused("ScriptLoadedURLInIFrame");
+    }
+    Ok(())
+}
+
+#[test]
+fn making_up_input() -> Result {
+    let scene = Scene::start()?;
+    let session = &scene.browser.session;
+    session.post("token-prompts/set-mode", json!({ "mode": "accept" }))?;
+    scene.attack("input")?;
+    scene.wait_for_log("hostile: input was made up")?;
+    let ask = "navigator.secureElementManager.getReaders().then(readers => readers.length)";
+    let made_up = format!(
+        "(() => {{ document.body.focus(); \
+         for (const type of ['mousedown', 'mouseup', 'click', 'touchend', 'pointerdown', 'pointerup', 'keydown']) \
+             document.body.dispatchEvent(new Event(type, {{bubbles: true}})); \
+         document.body.click(); return {ask}; }})()"
+    );
+    assert_eq!(scene.browser.evaluate(&made_up)??, 0);
+    // What the user does in another tab is not for this one.
+    let tab = session.window()?;
+    session.switch_to_window(&scene.victim_tab)?;
+    session.click(&session.find("html")?)?;
+    session.switch_to_window(&tab)?;
+    assert_eq!(scene.browser.evaluate(ask)??, 0);
+    // A click of the user's brings the prompt, which is accepted.
+    session.click(&session.find("html")?)?;
+    assert_eq!(scene.browser.evaluate(ask)??, 1);
+    Ok(())
 }

@@ -6,7 +6,7 @@
 //! the content process of a document can lower nobody but the document and those that it frames.
 
 use layout_api::ScriptThreadFactory;
-use servo_base::id::PipelineId;
+use servo_base::id::{BrowsingContextId, PipelineId};
 use servo_constellation_traits::ServiceWorkerManagerFactory;
 use servo_url::ImmutableOrigin;
 use token_traits::FeatureSet;
@@ -26,15 +26,27 @@ where
         policy: PermissionsPolicy<ImmutableOrigin>,
     ) {
         if let Some(pipeline) = self.pipelines.get_mut(&pipeline_id) {
+            let browsing_context = self
+                .browsing_contexts
+                .get_mut(&pipeline.browsing_context_id);
+            if let Some(browsing_context) = browsing_context {
+                browsing_context.container_policy = policy.clone();
+            }
             pipeline.container_policy = policy;
         }
     }
 
-    /// A document of the session history is loaded again, in the frame that `current` is in.
-    pub(super) fn copy_container_policy(&mut self, current: PipelineId, new: PipelineId) {
-        if let Some(pipeline) = self.pipelines.get(&current) {
-            let policy = pipeline.container_policy.clone();
-            self.set_container_policy(new, policy);
+    /// A document of the session history is loaded again. It gets no more than the last one that the parent loaded.
+    pub(super) fn inherit_container_policy(
+        &mut self,
+        browsing_context_id: BrowsingContextId,
+        pipeline_id: PipelineId,
+    ) {
+        if let (Some(browsing_context), Some(pipeline)) = (
+            self.browsing_contexts.get(&browsing_context_id),
+            self.pipelines.get_mut(&pipeline_id),
+        ) {
+            pipeline.container_policy = browsing_context.container_policy.clone();
         }
     }
 
