@@ -187,6 +187,8 @@ pub fn preferences() -> Preferences {
     // Without the patches on the engine there is no such preference, and this does not compile.
     Preferences {
         dom_secure_element_enabled: true,
+        // Pages can ask whether they have the permission for tokens.
+        dom_permissions_enabled: true,
         ..Preferences::default()
     }
 }

@@ -232,7 +232,8 @@ async function add_frame(t) {
   return frame.contentWindow;
 }
 
-// Adds a frame of another origin, or of this one (""), for the time of a test. `ask(action)` does one of the actions of
+// Adds a frame of another origin, or of this one (""), for the time of a test, which the permissions policy does not keep
+// from anything unless `set_up` says so. `ask(action)` does one of the actions of
 // remote.html in it: it gives what the action gave, or throws an object with the error's name.
 async function add_remote_frame(t, origin, set_up = () => {}) {
   const frame = document.createElement("iframe");
@@ -254,6 +255,7 @@ async function add_remote_frame(t, origin, set_up = () => {}) {
 
   const ready = answer("ready");
   frame.src = `${origin}/secure-element/resources/remote.html`;
+  frame.allow = "secure-element; token-keys";
   set_up(frame);
   document.body.append(frame);
   await ready;
