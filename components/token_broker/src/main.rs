@@ -5,9 +5,10 @@
 //! The token broker and its workers, one process each. The browser starts them.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use token_broker::access::device_rules::{DeviceRules, DeviceRulesError};
 use token_workers::doctor::{self, Finding};
 use token_workers::{Program, process};
@@ -19,46 +20,74 @@ use token_workers::{Program, process};
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// What this process is
+    #[command(subcommand)]
     kind: Kind,
-    /// Where the browser listens for it; for the checks of access rules, the file
-    #[arg(default_value = "", hide_default_value = true)]
-    token: String,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+/// What this process is
+#[derive(Subcommand)]
 enum Kind {
     /// Decides who may use which token, and passes commands on
-    Broker,
+    Broker(Browser),
     /// A smart card in software
-    VirtualCard,
+    VirtualCard(Browser),
     /// Watches the PC/SC service for readers and cards
-    PcscMonitor,
+    PcscMonitor(Browser),
     /// Talks to the card in one PC/SC reader
-    PcscReader,
+    PcscReader(Browser),
     /// Checks an administrator's file of access rules, says what is wrong with it, and ends
-    CheckAccessRules,
+    CheckAccessRules(Rules),
     /// The same for a user's own file, which can allow less
-    CheckUserAccessRules,
+    CheckUserAccessRules(Rules),
     /// Says what keeps tokens from being used and what to do about it, and ends
     Doctor,
 }
 
+#[derive(Args)]
+struct Rules {
+    /// The file
+    file: PathBuf,
+}
+
+#[derive(Args)]
+struct Browser {
+    /// Where the browser listens for this process
+    token: String,
+}
+
 fn main() -> ExitCode {
-    let Arguments { kind, token } = Arguments::parse();
-    match kind {
-        Kind::CheckAccessRules => return check_access_rules(&token, DeviceRules::parse),
-        Kind::CheckUserAccessRules => {
-            return check_access_rules(&token, DeviceRules::parse_of_user);
+    match Arguments::parse().kind {
+        Kind::Broker(Browser { token }) => {
+            run("broker", || match token_broker::event_loop::run(token) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    log::error!("{error}");
+                    ExitCode::FAILURE
+                }
+            })
         }
-        Kind::Doctor => return doctor(),
-        _ => {}
+        Kind::VirtualCard(Browser { token }) => run("virtual-card", || {
+            token_workers::run(Program::VirtualCard, token)
+        }),
+        Kind::PcscMonitor(Browser { token }) => run("pcsc-monitor", || {
+            token_workers::run(Program::PcscMonitor, token)
+        }),
+        Kind::PcscReader(Browser { token }) => run("pcsc-reader", || {
+            token_workers::run(Program::PcscReader, token)
+        }),
+        Kind::CheckAccessRules(Rules { file }) => check_access_rules(&file, DeviceRules::parse),
+        Kind::CheckUserAccessRules(Rules { file }) => {
+            check_access_rules(&file, DeviceRules::parse_of_user)
+        }
+        Kind::Doctor => doctor(),
     }
+}
+
+/// Runs one of the browser's processes, which the log calls `name`.
+fn run(name: &'static str, body: impl FnOnce() -> ExitCode) -> ExitCode {
     // SAFETY: nothing has been opened yet: parsing the command line opens no file.
     let closed = unsafe { process::close_inherited_fds() };
     let pid = std::process::id();
-    let name = kind.to_possible_value();
-    let name = name.map_or_else(String::new, |value| value.get_name().to_owned());
     env_logger::Builder::from_default_env()
         .format(move |formatter, record| {
             writeln!(
@@ -69,33 +98,17 @@ fn main() -> ExitCode {
             )
         })
         .init();
-    if let Err(error) = closed {
-        log::error!("cannot close inherited file descriptors: {error}");
-        return ExitCode::FAILURE;
+    match closed {
+        Ok(()) => body(),
+        Err(error) => {
+            log::error!("cannot close inherited file descriptors: {error}");
+            ExitCode::FAILURE
+        }
     }
-    let program = match kind {
-        Kind::Broker => {
-            return match token_broker::event_loop::run(token) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    log::error!("{error}");
-                    ExitCode::FAILURE
-                }
-            };
-        }
-        Kind::VirtualCard => Program::VirtualCard,
-        Kind::PcscMonitor => Program::PcscMonitor,
-        Kind::PcscReader => Program::PcscReader,
-        // Done above.
-        Kind::CheckAccessRules | Kind::CheckUserAccessRules | Kind::Doctor => {
-            return ExitCode::SUCCESS;
-        }
-    };
-    token_workers::run(program, token)
 }
 
 fn check_access_rules(
-    path: &str,
+    path: &Path,
     parse: fn(&str) -> Result<DeviceRules, DeviceRulesError>,
 ) -> ExitCode {
     let outcome = std::fs::read_to_string(path)
@@ -104,7 +117,7 @@ fn check_access_rules(
     match outcome {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{path}: {error}");
+            eprintln!("{}: {error}", path.display());
             ExitCode::FAILURE
         }
     }
