@@ -203,6 +203,26 @@ fn a_partial_aid_does_not_slip_past_a_rule() {
 }
 
 #[test]
+fn what_is_others_looks_as_what_is_not_there() {
+    let mut rig = rig_with_rules(AraM::with_rules(
+        [
+            ara_m::rule(Some(&[]), &[], &ALWAYS),
+            ara_m::rule(Some(&echo::SECOND_AID), &[0xAA; 32], &ALWAYS),
+            ara_m::rule(None, &[0xAA; 32], &ALWAYS),
+        ]
+        .concat(),
+    ));
+    let (port, session) = rig.visit(ORIGIN);
+    let absent = rig.ask(port, open(session, b"\xF0NOBODY"));
+    assert_eq!(error(absent.clone()), ErrorKind::NoApplication);
+    assert_eq!(rig.ask(port, open(session, &echo::SECOND_AID)), absent);
+    assert!(rig.try_open(port, session, &echo::AID).is_ok());
+    // The applet that is selected by default is always there.
+    let implicit = rig.channel_or_error(port, open_basic(session, None));
+    assert_eq!(implicit, Err(ErrorKind::Security));
+}
+
+#[test]
 fn the_next_applet_is_one_that_the_rules_allow_or_none() {
     let next = |channel| RequestBody::SelectNext {
         channel,
@@ -807,4 +827,45 @@ fn a_password_is_not_tried_for_a_page_that_has_gone() {
     let card = &mut rig.card().card;
     card.transmit(&[&[0x00, 0xA4, 4, 0, 8][..], &pin::AID].concat());
     assert_eq!(card.transmit(&[0x00, 0x52, 0, 0, 2]), [3, 5, 0x90, 0x00]);
+}
+
+#[test]
+fn a_basic_channel_on_which_rules_were_read_is_brought_back() {
+    let fault = |rig: &mut Rig, kind: u8| {
+        let card = &mut rig.card().card;
+        let select = [&[0x00, 0xA4, 4, 0, 8][..], &echo::AID].concat();
+        assert!(card.transmit(&select).ends_with(&[0x90, 0x00]));
+        let command = [0x00, echo::INS_FAULT, kind, 0, 2, 0x6F, 0x00];
+        assert_eq!(card.transmit(&command), [0x90, 0x00]);
+    };
+    let implicit = |rig: &mut Rig, port, session| {
+        let opened = rig.channel_or_error(port, open_basic(session, None));
+        opened.map(|channel| {
+            // Only the issuer security domain knows this.
+            let life_cycle = rig.try_send(port, channel, &[0x80, 0xCA, 0x9F, 0x7F, 0]);
+            assert_eq!(life_cycle.unwrap().len(), 47);
+            rig.ask(port, RequestBody::CloseChannel(channel)).unwrap();
+        })
+    };
+    let card = VirtualCard::from_profile("basic-channel-only").unwrap();
+    let mut rig = Rig::with_card(Some(access("", None)), card);
+    let (port, session) = rig.visit(ORIGIN);
+    let before = rig.commands(&embedded());
+    assert_eq!(implicit(&mut rig, port, session), Ok(()));
+    // MANAGE CHANNEL, the ARA-M, its tag, the rules, and the way back; the page's command, and the way back.
+    assert_eq!(rig.commands(&embedded()) - before, 5 + 2);
+    // It cannot be reset, but its default applet can be selected.
+    fault(&mut rig, echo::FAULT_NEXT_CHANNEL_RESET);
+    assert_eq!(implicit(&mut rig, port, session), Ok(()));
+    // Nor that: the ARA-M is nobody's.
+    fault(&mut rig, echo::FAULT_NEXT_CHANNEL_RESET);
+    fault(&mut rig, echo::FAULT_NEXT_SELECT);
+    let refused = implicit(&mut rig, port, session);
+    assert_eq!(refused, Err(ErrorKind::NoChannel));
+    // Next time it works, and the card is reset for the next one all the same.
+    assert_eq!(implicit(&mut rig, port, session), Ok(()));
+    let resets = rig.card().resets();
+    rig.ask(port, RequestBody::Shutdown).unwrap();
+    rig.open_session(port);
+    assert_eq!(rig.card().resets(), resets + 1);
 }

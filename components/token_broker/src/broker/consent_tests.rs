@@ -8,6 +8,7 @@ use token_traits::Connection;
 use token_traits::control::AccessConfig;
 use token_traits::prompt::{GrantInfo, GrantKind, PromptReader, Question};
 use virtual_card::VirtualCard;
+use virtual_card::applets::ara_m::AraM;
 use virtual_card::applets::{echo, issuer};
 
 use super::tests::*;
@@ -501,6 +502,65 @@ fn a_card_without_rules_has_its_applications_allowed_one_by_one() {
     let grants = rig.overview().grants;
     let applets = |grant: &&GrantInfo| matches!(grant.what, GrantKind::Applet { .. });
     assert_eq!(grants.iter().filter(applets).count(), 1);
+}
+
+/// A page that the user lets use the embedded card, which is this one.
+fn chosen(access: AccessConfig, card: VirtualCard) -> (Rig, PortId, SessionId) {
+    let mut rig = Rig::without_grants(access, card);
+    rig.input(Input::GetOverview(0));
+    let monitor = rig.start_worker().unwrap();
+    rig.monitor_says(monitor, vec![]);
+    rig.overviews.clear();
+    let port = rig.page();
+    rig.ask_readers(port);
+    rig.choose("Embedded virtual card", false);
+    let session = rig.open_session(port);
+    (rig, port, session)
+}
+
+#[test]
+fn nobody_has_to_do_anything_for_what_is_allowed_already() {
+    let rules = "[[rule]]\norigin = \"*\"\naid = \"F0534552564F0102\"\napdu = \"always\"\n";
+    let access = AccessConfig {
+        device_rules: rules.to_owned(),
+        when_no_rules: Some(WhenNoRules::Ask),
+    };
+    let no_rules = VirtualCard::from_profile("no-rules").unwrap();
+    let (mut rig, port, session) = chosen(access, no_rules);
+    let request = rig.send(port, open(session, &echo::AID));
+    rig.settle();
+    rig.say(PromptAnswer::Allowed { remember: false });
+    assert!(rig.take(port, request).unwrap().is_ok());
+
+    rig.is_active = false;
+    for aid in [&echo::AID, &echo::SECOND_AID] {
+        assert!(rig.ask(port, open(session, aid)).is_ok());
+    }
+    let other = rig.ask(port, open(session, &echo::WARNING_AID));
+    assert_eq!(error(other), ErrorKind::Security);
+}
+
+#[test]
+fn the_log_says_whose_rules_refused_it() {
+    let element = |card: VirtualCard| {
+        let (mut rig, port, session) = chosen(AccessConfig::default(), card);
+        rig.ask(port, open(session, &echo::SECOND_AID)).unwrap_err();
+        let decisions = rig.decisions();
+        let refused = decisions.into_iter().find(|one| one.starts_with("refused"));
+        refused.unwrap()
+    };
+    let with = |rules: AraM| {
+        let mut card = VirtualCard::from_profile("default").unwrap();
+        card.install(Box::new(rules));
+        element(card)
+    };
+    assert_eq!(with(AraM::sample()), "refused by the card's rules");
+    assert_eq!(
+        with(AraM::with_rules(vec![0xE2])),
+        "refused: the card's rules cannot be read"
+    );
+    let none = element(VirtualCard::from_profile("no-rules").unwrap());
+    assert_eq!(none, "refused: no rule of this device allows it");
 }
 
 #[test]

@@ -476,6 +476,11 @@ fn a_card_that_knows_no_p2_of_00_gets_the_one_of_the_page() {
     rigged(&mut rig, 0x6A86);
     let opened = rig.channel_or_error(port, open_as(session, &echo::AID, 0x0C));
     assert!(opened.is_ok());
+    // The name that the second answer has is as good.
+    rigged(&mut rig, 0x6A86);
+    let opened = rig.channel_or_error(port, open_as(session, &echo::AID, 0x04));
+    let reply = rig.ask(port, next(opened.unwrap()));
+    assert_eq!(error(reply), ErrorKind::InvalidState);
     // There is no second attempt where the page wants P2 of 00, or the applet is not there.
     rigged(&mut rig, 0x6A86);
     let opened = rig.channel_or_error(port, open_as(session, &echo::AID, 0x00));

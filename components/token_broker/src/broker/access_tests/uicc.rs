@@ -265,6 +265,19 @@ fn files_are_read_again_when_their_refresh_tag_changes() {
 }
 
 #[test]
+fn the_refresh_tag_of_files_is_not_that_of_an_ara_m() {
+    let mut rig = Rig::with_card(Some(access("", None)), card(usim(), Some(Arf::sample())));
+    let (port, session) = rig.visit(ORIGIN);
+    assert!(rig.try_open(port, session, &echo::AID).is_ok());
+    // It begins with the tag that the files have.
+    let rule = ara_m::rule(Some(&pin::AID), &[], &ALWAYS);
+    rig.card().card.install(Box::new(AraM::with_rules(rule)));
+    assert!(rig.try_open(port, session, &pin::AID).is_ok());
+    let refused = rig.try_open(port, session, &echo::AID);
+    assert_eq!(refused, Err(ErrorKind::Security));
+}
+
+#[test]
 fn what_is_no_uicc_is_looked_at_once() {
     let mut rig = Rig::with_card(Some(access(NO_UICC, None)), card(no_usim(), None));
     let (port, session) = rig.visit(ORIGIN);
