@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use e2e::browser::Browser;
 use e2e::shell::Options;
 use e2e::webdriver::Frame;
-use serde_json::json;
+use serde_json::{Value, json};
 
 type Result = std::result::Result<(), Box<dyn Error>>;
 
@@ -368,5 +368,42 @@ fn making_up_input() -> Result {
     // A click of the user's brings the prompt, which is accepted.
     session.click(&session.find("html")?)?;
     assert_eq!(scene.browser.evaluate(ask)??, 1);
+    Ok(())
+}
+
+#[test]
+fn what_counts_as_input() -> Result {
+    let browser = Browser::start(&Options::default())?;
+    let session = &browser.session;
+    session.post("token-prompts/set-mode", json!({ "mode": "accept" }))?;
+    let key = |value: &str| {
+        json!({"type": "key", "id": "keys", "actions": [
+            {"type": "keyDown", "value": value}, {"type": "keyUp", "value": value}]})
+    };
+    let pointer = |kind: &str, actions: Value| json!({"type": "pointer", "id": kind, "parameters": {"pointerType": kind}, "actions": actions});
+    let to = json!({"type": "pointerMove", "x": 20, "y": 20, "duration": 0});
+    let (down, up) = (
+        json!({"type": "pointerDown", "button": 0}),
+        json!({"type": "pointerUp", "button": 0}),
+    );
+    for (name, actions, counts) in [
+        ("Escape", key("\u{E00C}"), false),
+        ("Shift", key("\u{E008}"), false),
+        ("a movement", pointer("mouse", json!([to])), false),
+        ("a letter", key("a"), true),
+        ("Enter", key("\u{E007}"), true),
+        ("a click", pointer("mouse", json!([to, down, up])), true),
+    ] {
+        // What was granted before goes with the document.
+        browser.open(&format!("/?{}", name.replace(' ', "-")))?;
+        let readers = || {
+            browser.evaluate(
+                "navigator.secureElementManager.getReaders().then(readers => readers.length)",
+            )
+        };
+        assert_eq!(readers()??, 0, "before {name}");
+        session.post("actions", json!({ "actions": [actions] }))?;
+        assert_eq!(readers()??, u8::from(counts), "{name}");
+    }
     Ok(())
 }

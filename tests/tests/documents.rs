@@ -517,6 +517,27 @@ fn at_the_top(browser: &Browser, url: &str) -> Result<String> {
     Ok(outcome.as_str().unwrap_or_default().to_owned())
 }
 
+/// What a document sees in a frame of a page, with the attribute and its grant.
+fn in_a_frame(browser: &Browser, top: &str, url: &str) -> Result<String> {
+    let session = &browser.session;
+    session.navigate(top)?;
+    session.execute(
+        "frame({src: arguments[0], allow: 'secure-element'})",
+        &[json!(url)],
+    )?;
+    let outcome = wait_for(Duration::from_secs(10), || {
+        session.switch_to_frame(&Frame::Child(0)).ok()?;
+        let is_there = session.evaluate("location.href").ok()?.ok()? == json!(url);
+        let outcome = (is_there && browser.grant().is_ok())
+            .then(|| session.evaluate("probe()").ok()?.ok())
+            .flatten();
+        session.switch_to_frame(&Frame::Top).ok()?;
+        outcome
+    });
+    let outcome = outcome.ok_or("the frame does not load")?;
+    Ok(outcome.as_str().unwrap_or_default().to_owned())
+}
+
 fn preferences(names: &[&str]) -> Vec<(String, String)> {
     names
         .iter()
@@ -547,6 +568,21 @@ fn plain_http() -> Result {
             "{host}"
         );
     }
+    // Who can change the page at the top decides what the user sees around the frame.
+    let framed = server.url("/top");
+    let top = server.insecure_url_on("localhost", "/top");
+    assert_eq!(in_a_frame(&browser, &top, &framed)?, NOTHING);
+    let top = server.url_on(ALTERNATE_HOST, "/top");
+    assert_eq!(in_a_frame(&browser, &top, &framed)?, READER);
+    Ok(())
+}
+
+#[test]
+fn preferences_are_not_for_pages() -> Result {
+    let browser = start(&Options::default())?;
+    browser.open("/top")?;
+    assert_eq!(browser.evaluate("typeof navigator.servo")??, "undefined");
+    assert_eq!(browser.evaluate("typeof TestBinding")??, "undefined");
     Ok(())
 }
 
@@ -685,6 +721,9 @@ fn a_certificate_exception_is_no_trust() -> Result {
     serve(&other);
     let trusted = format!("https://www.{HOST}:{}/top", other.https_ports()[0]);
     assert_eq!(at_the_top(&browser, &trusted)?, READER);
+    let framed = format!("https://www1.{HOST}:{}/top", other.https_ports()[0]);
+    assert_eq!(in_a_frame(&browser, &url, &framed)?, NOTHING);
+    assert_eq!(in_a_frame(&browser, &trusted, &framed)?, READER);
     // The exception is for the host, at whatever port.
     assert_eq!(at_the_top(&browser, &other.url("/top"))?, NOTHING);
     Ok(())
