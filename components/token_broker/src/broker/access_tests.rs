@@ -869,3 +869,101 @@ fn a_basic_channel_on_which_rules_were_read_is_brought_back() {
     rig.open_session(port);
     assert_eq!(rig.card().resets(), resets + 1);
 }
+
+#[test]
+fn no_page_spends_the_last_try_of_an_unblocking_code() {
+    let mut rig = rig_with_pin();
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &pin::AID).unwrap();
+    let unblock = |puk: &[u8]| [&[0x00, 0x2C, 0x00, 0x80, 12][..], puk, PIN].concat();
+    for left in [0xC4, 0xC3, 0xC2, 0xC1] {
+        let answer = rig.try_send(port, channel, &unblock(b"00000000"));
+        assert_eq!(answer, Ok(vec![0x63, left]));
+    }
+    let refused = rig.try_send(port, channel, &unblock(b"12345678"));
+    assert_eq!(refused, Err(ErrorKind::Security));
+    // The PIN has tries of its own.
+    let verified = rig.try_send(port, channel, &verify(PIN));
+    assert_eq!(verified, Ok(vec![0x90, 0x00]));
+}
+
+/// An applet that answers every EXTERNAL AUTHENTICATE with this.
+struct Gate(StatusWord);
+
+const GATE: [u8; 8] = *b"\xF0GATE\x00\x00\x01";
+
+impl virtual_card::Applet for Gate {
+    fn aid(&self) -> Aid {
+        Aid::new(&GATE).unwrap()
+    }
+
+    fn process(&mut self, _: ChannelNumber, command: &CommandApdu) -> virtual_card::Outcome {
+        match command.header().ins {
+            0x82 => self.0.into(),
+            _ => StatusWord::INS_NOT_SUPPORTED.into(),
+        }
+    }
+}
+
+#[test]
+fn keys_have_tries_and_unlock_too() {
+    let authenticate = [0x00, 0x82, 0x00, 0x01, 2, 0xAA, 0xBB];
+    let mut rig = rig_with_rules(AraM::for_everybody());
+    let (port, session) = rig.visit(ORIGIN);
+    rig.card().card.install(Box::new(Gate(StatusWord(0x63C1))));
+    let channel = rig.try_open(port, session, &GATE).unwrap();
+    let answer = rig.try_send(port, channel, &authenticate);
+    assert_eq!(answer, Ok(vec![0x63, 0xC1]));
+    let refused = rig.try_send(port, channel, &authenticate);
+    assert_eq!(refused, Err(ErrorKind::Security));
+    // Another key, and it opens.
+    rig.card().card.install(Box::new(Gate(StatusWord::OK)));
+    let other_key = [0x00, 0x82, 0x00, 0x02, 2, 0xAA, 0xBB];
+    let answer = rig.try_send(port, channel, &other_key);
+    assert_eq!(answer, Ok(vec![0x90, 0x00]));
+    let (other, theirs) = rig.visit(SHOP);
+    let refused = rig.try_open(other, theirs, &echo::AID);
+    assert_eq!(refused, Err(ErrorKind::Security));
+}
+
+#[test]
+fn what_is_selected_again_is_what_was_selected_before() {
+    let mut rig = rig_with_rules(AraM::with_rules(
+        [
+            ara_m::rule(Some(&echo::AID), &[], &ALWAYS),
+            ara_m::rule(Some(&echo::SECOND_AID), &[0xAA; 32], &ALWAYS),
+            ara_m::rule(Some(&[&echo::AID[..7], b"\x7F"].concat()), &[], &ALWAYS),
+        ]
+        .concat(),
+    ));
+    let (port, session) = rig.visit(ORIGIN);
+    let channel = rig.try_open(port, session, &echo::AID[..7]).unwrap();
+    let worker = rig.worker(&embedded()).unwrap();
+    let next = RequestBody::SelectNext {
+        channel,
+        timeout_ms: None,
+    };
+    let request = rig.send(port, next);
+    assert!(rig.answer(worker));
+    assert!(rig.answer(worker));
+    // The card says that it has selected the third one, which the origin may use.
+    let card = &mut rig.card().card;
+    let number = card.transmit(&[0x00, 0x70, 0, 0, 1])[0];
+    card.transmit(&[&[number, 0xA4, 4, 0, 8][..], &echo::AID].concat());
+    let answer = [
+        &[0x6F, 10, 0x84, 8][..],
+        &echo::AID[..7],
+        &[0x7F, 0x90, 0x00],
+    ]
+    .concat();
+    let length = answer.len() as u8;
+    let header = [number, echo::INS_FAULT, echo::FAULT_NEXT_SELECT, 0, length];
+    assert_eq!(
+        card.transmit(&[&header[..], &answer].concat()),
+        [0x90, 0x00]
+    );
+    rig.settle();
+    assert_eq!(rig.kind(port, request), Some(ErrorKind::NoApplication));
+    let closed = rig.try_send(port, channel, &[0x00, 0x12, 0, 0]);
+    assert_eq!(closed, Err(ErrorKind::Closed));
+}
