@@ -540,6 +540,50 @@ fn nobody_has_to_do_anything_for_what_is_allowed_already() {
     assert_eq!(error(other), ErrorKind::Security);
 }
 
+fn rules_of_device(rules: &[(&str, &[u8])]) -> AccessConfig {
+    let rule = |(origin, aid): &(&str, &[u8])| {
+        let aid: String = aid.iter().map(|byte| format!("{byte:02X}")).collect();
+        format!("[[rule]]\norigin = {origin:?}\naid = {aid:?}\napdu = \"always\"\n")
+    };
+    AccessConfig {
+        device_rules: rules.iter().map(rule).collect(),
+        when_no_rules: Some(WhenNoRules::Ask),
+    }
+}
+
+#[test]
+fn a_rule_for_somebody_else_is_no_matter_of_asking() {
+    let access = rules_of_device(&[(SHOP, &echo::AID)]);
+    let no_rules = VirtualCard::from_profile("no-rules").unwrap();
+    let (mut rig, port, session) = chosen(access, no_rules);
+    for aid in [&echo::AID[..], &echo::AID[..7]] {
+        rig.is_active = true;
+        let refused = rig.ask(port, open(session, aid));
+        assert_eq!(error(refused), ErrorKind::Security);
+        assert!(rig.prompts.is_empty());
+    }
+    assert_eq!(rig.card().open_channels(), 0);
+}
+
+#[test]
+fn what_a_part_of_a_name_finds_is_asked_about_even_where_another_is_allowed() {
+    let access = rules_of_device(&[(ORIGIN, &echo::SECOND_AID)]);
+    let no_rules = VirtualCard::from_profile("no-rules").unwrap();
+    let (mut rig, port, session) = chosen(access, no_rules);
+    // One that begins so is allowed. The card finds the other one.
+    let request = rig.send(port, open(session, &echo::AID[..7]));
+    rig.settle();
+    let asked = Question::UseApplet {
+        reader: "Embedded virtual card".into(),
+        applet: Some(echo::AID.to_vec()),
+    };
+    assert_eq!(rig.prompt().question, asked);
+    assert_eq!(rig.card().open_channels(), 0);
+    rig.say(PromptAnswer::Allowed { remember: false });
+    assert!(rig.take(port, request).unwrap().is_ok());
+    assert_eq!(rig.card().open_channels(), 1);
+}
+
 #[test]
 fn the_log_says_whose_rules_refused_it() {
     let element = |card: VirtualCard| {
