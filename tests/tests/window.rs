@@ -3,7 +3,8 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
 //! The browser's window on a display of its own (Xvfb), driven by keys and the pointer as a user drives it, and looked at
-//! as a user sees it. What prompts look like is tested in the shell; here it is when an answer counts.
+//! as a user sees it. What prompts look like is tested in the shell; here it is when an answer counts, and that pages
+//! cannot make one.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -18,10 +19,13 @@ use std::time::Duration;
 
 use e2e::image::Image;
 use e2e::process::wait_for;
-use e2e::shell::VARIABLE;
+use e2e::server::Server;
+use e2e::shell::{PCSC, VARIABLE, VIRTUAL_CARD};
 use e2e::webdriver::Client;
 use serde_json::json;
 use tempfile::TempDir;
+use virtual_card::VirtualCard;
+use virtual_card::test_support::Pcscd;
 use x11rb::connection::Connection as _;
 use x11rb::protocol::xproto::{
     AtomEnum, BUTTON_PRESS_EVENT, BUTTON_RELEASE_EVENT, ConnectionExt as _, ImageFormat,
@@ -36,6 +40,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const LIMIT: Duration = Duration::from_secs(60);
 /// After that, what has not happened will not.
 const LONG_ENOUGH: Duration = Duration::from_millis(1500);
+/// Between two clicks of a user.
+const A_MOMENT: Duration = Duration::from_millis(200);
 /// Height of tabs and toolbar, in pixels.
 const CHROME: u16 = 78;
 
@@ -213,8 +219,14 @@ impl Browser {
             self.display.root
         };
         let connection = &self.display.connection;
-        connection.set_input_focus(InputFocus::NONE, target, x11rb::CURRENT_TIME)?;
-        connection.flush()?;
+        // A window that is not shown yet cannot have it.
+        let has_focus = || {
+            let request = connection.set_input_focus(InputFocus::NONE, target, x11rb::CURRENT_TIME);
+            request.ok()?.check().ok()?;
+            let focus = connection.get_input_focus().ok()?.reply().ok()?.focus;
+            (focus == target).then_some(())
+        };
+        wait_for(LIMIT, has_focus).ok_or("the focus does not go there")?;
         Ok(())
     }
 
@@ -332,6 +344,127 @@ impl Browser {
 
     fn has_ended(&mut self) -> bool {
         wait_for(LIMIT, || self.child.try_wait().ok().flatten()).is_some()
+    }
+}
+
+/// A page that asks when it is clicked, and says in its title what came of it. It fills the window with [`BLUE`].
+const PAGE: &str = "<!DOCTYPE html><title>page</title><style>html { background: rgb(10, 20, 200) }</style><script>
+    const says = promise => promise.then(text => document.title = text, error => document.title = error.name);
+    const readers = () => says(navigator.secureElementManager.getReaders()
+        .then(readers => `${readers.length} readers`));
+    const open_channel = async () => {
+        const [reader] = await navigator.secureElementManager.getReaders();
+        const session = await reader.openSession();
+        const aid = Uint8Array.of(0xF0, 0x53, 0x45, 0x52, 0x56, 0x4F, 0x01, 0x01);
+        await session.openSupplementaryChannel(aid);
+        return 'channel';
+    };
+    onclick = () => { document.title = 'asked'; readers(); };
+    </script>";
+const BLUE: [u8; 3] = [10, 20, 200];
+
+/// Where things are in a window of that size, in pixels.
+const ALLOW: (i16, i16) = (345, 359);
+const REMEMBER: (i16, i16) = (32, 282);
+const FIRST_READER: (i16, i16) = (32, 248);
+const ALLOW_OF_TWO: (i16, i16) = (345, 401);
+const REVOKE: (i16, i16) = (722, 306);
+
+/// A card without rules, whose owner is asked about its applications.
+const ASK: &str = "[virtual_card]\nprofile = \"no-rules\"\n\n[pcsc]\nenabled = false\n\n\
+                   [access]\nwhen_no_rules = \"ask\"\n";
+
+/// A server with pages, and the profile of the browsers that open them.
+struct Site {
+    server: Server,
+    directory: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let server = Server::builder().start().unwrap();
+        server.page("/", PAGE);
+        Self {
+            server,
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// [`PAGE`] with something more.
+    fn page(&self, path: &str, script: &str) {
+        let html = format!("{PAGE}<script>{script}</script>");
+        self.server.page(path, &html);
+    }
+
+    /// Opens [`PAGE`], or one made of it, in a window that has the focus.
+    fn open(&self, token_config: &str, path: &str) -> Browser {
+        let browser = self.open_any(token_config, path);
+        browser.wait_for_title("page");
+        let seen = wait_for(LIMIT, || {
+            (browser.pixel(700, 600).ok()? == BLUE).then_some(())
+        });
+        assert!(seen.is_some(), "the page is not seen");
+        browser
+    }
+
+    fn open_any(&self, token_config: &str, path: &str) -> Browser {
+        let file = self.directory.path().join("tokens.toml");
+        fs::write(&file, token_config).unwrap();
+        let path_of = |path: PathBuf| path.into_os_string().into_string().unwrap();
+        let browser = Browser::start(&[
+            "--certificate-path",
+            &path_of(self.server.certificate_authority()),
+            "--host-file",
+            &path_of(self.server.host_file()),
+            "--token-config",
+            &path_of(file),
+            "--profile-dir",
+            &path_of(self.directory.path().join("profile")),
+            &self.server.url(path),
+        ])
+        .unwrap();
+        browser.focus(true).unwrap();
+        browser
+    }
+}
+
+impl Browser {
+    /// Whether a prompt is seen over the page.
+    fn shows_prompt(&self) -> bool {
+        self.pixel(100, 150).unwrap() != BLUE
+    }
+
+    #[track_caller]
+    fn wait_for_prompt(&self) {
+        let shown = wait_for(LIMIT, || self.shows_prompt().then_some(()));
+        self.keep_picture("no-prompt");
+        assert!(
+            shown.is_some(),
+            "there is no prompt, and the title is {:?}\n{}",
+            self.title(),
+            self.log()
+        );
+    }
+
+    /// Clicks into the page and waits until it has a prompt.
+    #[track_caller]
+    fn ask(&self) {
+        self.click(700, 600).unwrap();
+        self.wait_for_title("asked");
+        self.wait_for_prompt();
+    }
+
+    /// From "Don't allow", where the focus is at first, to "Allow".
+    fn press_allow(&self) {
+        self.key(&[], TAB).unwrap();
+        self.key(&[], key(' ')).unwrap();
+    }
+
+    /// Sees to it that what was done has led to nothing.
+    #[track_caller]
+    fn stays(&self, title: &str) {
+        sleep(LONG_ENOUGH);
+        assert_eq!(self.title().unwrap(), title);
     }
 }
 
@@ -561,4 +694,316 @@ fn the_page_gets_no_key_while_a_prompt_is_shown() {
     browser.wait_for_output("sample prompt pin: Refused");
     browser.type_text("1").unwrap();
     browser.wait_for_title("key");
+}
+
+#[test]
+fn a_page_gets_the_reader_that_the_user_chooses() {
+    let site = Site::new();
+    let browser = site.open(VIRTUAL_CARD, "/");
+    browser.ask();
+    // Keys that come with it are no answer.
+    browser.press_allow();
+    browser.stays("asked");
+    browser.keep_picture("reader");
+    browser.key(&[], key(' ')).unwrap();
+    browser.wait_for_title("1 readers");
+    assert!(!browser.shows_prompt());
+}
+
+#[test]
+fn clicks_that_were_under_way_are_no_answer() {
+    let site = Site::new();
+    // What the user is made to click on is where "Allow" appears.
+    let browser = site.open(VIRTUAL_CARD, "/");
+    let (x, y) = ALLOW;
+    browser.click(x, y).unwrap();
+    browser.wait_for_title("asked");
+    browser.wait_for_prompt();
+    for _ in 0..4 {
+        browser.click(x, y).unwrap();
+        sleep(Duration::from_millis(50));
+    }
+    browser.fake(BUTTON_PRESS_EVENT, 1, 0, 0).unwrap();
+    browser.stays("asked");
+    browser.fake(BUTTON_RELEASE_EVENT, 1, 0, 0).unwrap();
+    browser.stays("asked");
+    browser.click(x, y).unwrap();
+    browser.wait_for_title("1 readers");
+}
+
+#[test]
+fn one_click_is_one_prompt() {
+    let site = Site::new();
+    let again =
+        "onclick = async () => { document.title = 'asked'; await readers(); await readers();
+        document.title += ', twice'; }";
+    site.page("/again", again);
+    let browser = site.open(VIRTUAL_CARD, "/again");
+    browser.ask();
+    sleep(LONG_ENOUGH);
+    browser.key(&[], ESCAPE).unwrap();
+    browser.wait_for_title("0 readers, twice");
+    assert!(!browser.shows_prompt());
+}
+
+#[test]
+fn what_is_remembered_is_listed_and_revoked() {
+    let site = Site::new();
+    site.page("/at-once", "readers()");
+    {
+        let browser = site.open(VIRTUAL_CARD, "/");
+        browser.ask();
+        sleep(LONG_ENOUGH);
+        browser.click(REMEMBER.0, REMEMBER.1).unwrap();
+        sleep(A_MOMENT);
+        browser.click(ALLOW.0, ALLOW.1).unwrap();
+        browser.wait_for_title("1 readers");
+    }
+    // Another browser of the same profile.
+    let browser = site.open_any(VIRTUAL_CARD, "/at-once");
+    browser.wait_for_title("1 readers");
+    browser.key(&[CONTROL, SHIFT], key('k')).unwrap();
+    browser.wait_for_title("Tokens and permissions");
+    sleep(LONG_ENOUGH);
+    browser.keep_picture("tokens");
+    browser.click(REVOKE.0, REVOKE.1).unwrap();
+    sleep(LONG_ENOUGH);
+    browser.keep_picture("tokens-revoked");
+    browser.key(&[CONTROL], key('1')).unwrap();
+    browser.wait_for_title("1 readers");
+    browser.key(&[CONTROL], key('r')).unwrap();
+    browser.wait_for_title("0 readers");
+}
+
+#[test]
+fn an_application_is_allowed_after_the_reader() {
+    let site = Site::new();
+    let script = "onclick = () => { document.title = 'asked'; says(open_channel()); }";
+    site.page("/channel", script);
+    let browser = site.open(ASK, "/channel");
+    browser.ask();
+    sleep(LONG_ENOUGH);
+    browser.press_allow();
+    // The next prompt is in the same place.
+    browser.stays("asked");
+    browser.wait_for_prompt();
+    browser.keep_picture("application");
+    browser.press_allow();
+    browser.wait_for_title("channel");
+    browser.key(&[CONTROL, SHIFT], key('k')).unwrap();
+    browser.wait_for_title("Tokens and permissions");
+    sleep(LONG_ENOUGH);
+    browser.keep_picture("tokens-until-the-end");
+    browser.key(&[CONTROL], key('1')).unwrap();
+    browser.wait_for_title("channel");
+    // What was allowed is not asked about again.
+    browser.click(700, 600).unwrap();
+    browser.wait_for_title("channel");
+}
+
+#[test]
+fn a_tab_that_a_page_opens_over_its_prompt_answers_nothing() {
+    let site = Site::new();
+    let script = "onclick = () => { document.title = 'asked'; readers(); window.open('/over'); }";
+    site.page("/opener", script);
+    site.server.page(
+        "/over",
+        "<!DOCTYPE html><title>over</title>Press Enter, please.",
+    );
+    let browser = site.open(VIRTUAL_CARD, "/opener");
+    browser.click(700, 600).unwrap();
+    browser.wait_for_title("over");
+    sleep(LONG_ENOUGH);
+    for symbol in [RETURN, ESCAPE, TAB, key(' ')] {
+        browser.key(&[], symbol).unwrap();
+    }
+    browser.click(ALLOW.0, ALLOW.1).unwrap();
+    browser.stays("over");
+    browser.key(&[CONTROL], key('1')).unwrap();
+    browser.wait_for_title("asked");
+    browser.wait_for_prompt();
+    // It has come back only just now.
+    browser.press_allow();
+    browser.stays("asked");
+    browser.key(&[], key(' ')).unwrap();
+    browser.wait_for_title("1 readers");
+}
+
+#[test]
+fn a_prompt_takes_no_answer_that_was_meant_for_a_dialog() {
+    let site = Site::new();
+    let script = "onclick = () => { document.title = 'asked'; readers(); alert('Press Enter!'); }";
+    site.page("/dialog", script);
+    let browser = site.open(VIRTUAL_CARD, "/dialog");
+    browser.click(700, 600).unwrap();
+    browser.wait_for_title("asked");
+    sleep(LONG_ENOUGH);
+    browser.keep_picture("dialog");
+    // The page goes on, and its question comes to the broker.
+    browser.key(&[], RETURN).unwrap();
+    browser.wait_for_prompt();
+    browser.key(&[], RETURN).unwrap();
+    browser.press_allow();
+    browser.stays("asked");
+    browser.key(&[], key(' ')).unwrap();
+    browser.wait_for_title("1 readers");
+}
+
+#[test]
+fn a_page_s_dialog_waits_for_its_prompt() {
+    let site = Site::new();
+    let script = "onclick = () => { document.title = 'asked'; readers();
+        setTimeout(() => alert('Press Enter!'), 2000); }";
+    site.page("/dialog", script);
+    let browser = site.open(VIRTUAL_CARD, "/dialog");
+    browser.ask();
+    sleep(LONG_ENOUGH * 2);
+    browser.keep_picture("reader-over-dialog");
+    assert!(browser.shows_prompt());
+    browser.press_allow();
+    browser.stays("asked");
+    assert!(!browser.shows_prompt());
+    browser.keep_picture("dialog-after-reader");
+    browser.key(&[], RETURN).unwrap();
+    browser.wait_for_title("1 readers");
+}
+
+#[test]
+fn fullscreen_does_not_cover_a_prompt() {
+    let site = Site::new();
+    let script = "onclick = () => { document.title = 'asked'; readers();
+        document.documentElement.requestFullscreen().catch(() => {}); }";
+    site.page("/fullscreen", script);
+    let browser = site.open(VIRTUAL_CARD, "/fullscreen");
+    browser.ask();
+    browser.press_allow();
+    browser.stays("asked");
+    browser.keep_picture("reader-in-fullscreen");
+    assert!(browser.shows_prompt());
+    assert_ne!(browser.pixel(400, 40).unwrap(), BLUE, "the toolbar stays");
+    browser.key(&[], key(' ')).unwrap();
+    browser.wait_for_title("1 readers");
+}
+
+#[test]
+fn a_prompt_goes_with_its_document() {
+    let site = Site::new();
+    let script = "onclick = () => { document.title = 'asked'; readers();
+        setTimeout(() => location = '/next', 2000); }";
+    site.page("/leaves", script);
+    site.page(
+        "/next",
+        "document.title = 'next'; onkeydown = event => document.title = event.key;",
+    );
+    let browser = site.open(VIRTUAL_CARD, "/leaves");
+    browser.ask();
+    browser.wait_for_title("next");
+    let gone = wait_for(LIMIT, || (!browser.shows_prompt()).then_some(()));
+    assert!(gone.is_some(), "the prompt is still there");
+    browser.type_text("k").unwrap();
+    browser.wait_for_title("k");
+}
+
+#[test]
+fn a_prompt_that_was_out_of_focus_starts_anew() {
+    let site = Site::new();
+    let browser = site.open(VIRTUAL_CARD, "/");
+    browser.ask();
+    sleep(LONG_ENOUGH);
+    browser.focus(false).unwrap();
+    let hidden = wait_for(LIMIT, || (!browser.shows_prompt()).then_some(()));
+    assert!(hidden.is_some(), "it is not to be seen without the focus");
+    browser.focus(true).unwrap();
+    browser.wait_for_prompt();
+    browser.press_allow();
+    browser.stays("asked");
+    browser.key(&[], key(' ')).unwrap();
+    browser.wait_for_title("1 readers");
+}
+
+#[test]
+fn without_a_reader_there_is_nothing_to_allow() {
+    let site = Site::new();
+    let nothing = "[virtual_card]\nenabled = false\n\n[pcsc]\nenabled = false\n";
+    let browser = site.open(nothing, "/");
+    browser.ask();
+    sleep(LONG_ENOUGH);
+    browser.keep_picture("no-reader");
+    browser.press_allow();
+    browser.stays("asked");
+    browser.key(&[], ESCAPE).unwrap();
+    browser.wait_for_title("0 readers");
+}
+
+#[test]
+fn a_card_that_comes_while_the_user_chooses() {
+    let pcscd = Pcscd::start().unwrap();
+    let site = Site::new();
+    let browser = site.open(PCSC, "/");
+    browser.ask();
+    sleep(LONG_ENOUGH);
+    browser.keep_picture("empty-readers");
+    // The first of two.
+    browser.click(FIRST_READER.0, FIRST_READER.1).unwrap();
+    sleep(LONG_ENOUGH);
+    let _card = pcscd
+        .insert(0, VirtualCard::from_profile("default").unwrap())
+        .unwrap();
+    sleep(LONG_ENOUGH);
+    browser.keep_picture("card-in-reader");
+    // What was chosen was chosen from another list.
+    browser.click(ALLOW_OF_TWO.0, ALLOW_OF_TWO.1).unwrap();
+    browser.stays("asked");
+    browser.click(FIRST_READER.0, FIRST_READER.1).unwrap();
+    sleep(A_MOMENT);
+    browser.click(ALLOW_OF_TWO.0, ALLOW_OF_TWO.1).unwrap();
+    browser.wait_for_title("1 readers");
+}
+
+#[test]
+fn every_kind_of_prompt_can_be_refused() {
+    let samples = [
+        "chooser",
+        "one-reader",
+        "no-reader",
+        "hostile-chooser",
+        "applet",
+        "unnamed-applet",
+        "hostile-applet",
+        "pin",
+        "last-pin",
+        "hostile-pin",
+    ];
+    for name in samples {
+        let page =
+            "data:text/html,<title>page</title><style>html{background:rgb(10,20,200)}</style>";
+        let browser = Browser::start(&[&format!("--sample-prompt={name}"), page]).unwrap();
+        browser.wait_for_title("page");
+        browser.focus(true).unwrap();
+        browser.wait_for_prompt();
+        sleep(LONG_ENOUGH);
+        browser.keep_picture(&format!("sample-{name}"));
+        assert_eq!(browser.output(), "");
+        browser.key(&[], ESCAPE).unwrap();
+        browser.wait_for_output(&format!("sample prompt {name}: Refused"));
+    }
+}
+
+#[test]
+fn the_page_of_tokens_shows_whatever_there_is() {
+    for name in ["full", "empty"] {
+        let browser = Browser::start(&[
+            &format!("--sample-tokens={name}"),
+            "--window-size=900x820",
+            "data:text/html,<title>page</title>",
+        ])
+        .unwrap();
+        browser.wait_for_title("page");
+        browser.focus(true).unwrap();
+        browser.key(&[CONTROL, SHIFT], key('k')).unwrap();
+        browser.wait_for_title("Tokens and permissions");
+        sleep(LONG_ENOUGH);
+        browser.keep_picture(&format!("tokens-{name}"));
+        assert!(browser.picture().unwrap().colors() > 10, "nothing is seen");
+    }
 }
