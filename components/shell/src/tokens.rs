@@ -81,8 +81,8 @@ impl RulesFile {
         }
         if is_there(administrator) {
             if is_there(user) {
-                log::warn!(
-                    "{} is not used, because there is {}",
+                eprintln!(
+                    "servo-tokens: {} is not used, because there is {}",
                     user.display(),
                     administrator.display()
                 );
