@@ -683,17 +683,42 @@ fn a_channel_that_is_closed_meanwhile_brings_no_command_to_an_applet_that_is_pas
 fn commands_that_were_sent_before_the_channel_was_closed_are_carried_out() {
     let mut rig = rig_with_a_sibling();
     let (port, session) = rig.visit(ORIGIN);
-    let channel = rig.try_open(port, session, &echo::AID).unwrap();
-    let sent: Vec<_> = (0..3)
-        .map(|p1| rig.send(port, transmit_raw(channel, &[0x00, 0x12, p1, 0, 0])))
-        .collect();
-    rig.send(port, RequestBody::CloseChannel(channel));
-    let late = rig.send(port, transmit_raw(channel, &[0x00, 0x12, 3, 0, 0]));
-    assert_eq!(rig.kind(port, late), Some(ErrorKind::Closed));
+    let channels = [(); 2].map(|()| rig.try_open(port, session, &echo::AID).unwrap());
+    // The card has something to do, so everything waits.
+    let mut sent = Vec::new();
+    for channel in channels {
+        let command = |p1| transmit_raw(channel, &[0x00, 0x12, p1, 0, 0]);
+        sent.extend((0..3).map(|p1| (p1, rig.send(port, command(p1)))));
+    }
+    let closing = channels.map(|channel| rig.send(port, RequestBody::CloseChannel(channel)));
+    for channel in channels {
+        let late = rig.send(port, transmit_raw(channel, &[0x00, 0x12, 3, 0, 0]));
+        assert_eq!(rig.kind(port, late), Some(ErrorKind::Closed));
+    }
     rig.settle();
-    for (p1, request) in (0..).zip(sent) {
+    for (p1, request) in sent {
         let answer = rig.take(port, request).unwrap();
         assert_eq!(answer, Ok(ReplyBody::Response(vec![p1, 0, 0x90, 0x00])));
+    }
+    for request in closing {
+        assert_eq!(rig.take(port, request), Some(Ok(ReplyBody::Done)));
+    }
+    assert_eq!(rig.card().open_channels(), 0);
+}
+
+#[test]
+fn the_end_of_one_channel_is_not_that_of_another() {
+    let mut rig = rig_with_a_sibling();
+    let (port, session) = rig.visit(ORIGIN);
+    let channels = [(); 2].map(|()| rig.try_open(port, session, &echo::AID).unwrap());
+    let mut waiting = Vec::new();
+    for channel in channels {
+        waiting.push(rig.send(port, transmit_raw(channel, &[0x00, 0x12, 1, 0, 0])));
+        rig.send(port, RequestBody::CloseChannel(channel));
+    }
+    rig.settle();
+    for request in waiting {
+        assert!(rig.take(port, request).unwrap().is_ok());
     }
     assert_eq!(rig.card().open_channels(), 0);
 }

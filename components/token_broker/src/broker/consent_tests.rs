@@ -585,6 +585,22 @@ fn what_a_part_of_a_name_finds_is_asked_about_even_where_another_is_allowed() {
 }
 
 #[test]
+fn a_reader_that_was_taken_back_is_gone_while_others_stay() {
+    let (mut rig, _) = rig(true);
+    let port = rig.page();
+    let slot = rig.give_slot(port, false);
+    let taken = rig.overview().grants[0].id.unwrap();
+    rig.input(Input::Revoke(taken));
+    let request = rig.ask_readers(port);
+    rig.choose("Embedded virtual card", false);
+    let names = rig.names(port, request).unwrap();
+    assert_eq!(names, ["Embedded virtual card"]);
+    let refused = rig.ask(port, RequestBody::OpenSession(slot));
+    assert_eq!(error(refused), ErrorKind::Security);
+    assert!(rig.workers_are_idle());
+}
+
+#[test]
 fn the_log_says_whose_rules_refused_it() {
     let element = |card: VirtualCard| {
         let (mut rig, port, session) = chosen(AccessConfig::default(), card);
