@@ -601,6 +601,91 @@ fn a_reader_that_was_taken_back_is_gone_while_others_stay() {
 }
 
 #[test]
+fn a_prompt_for_readers_has_its_time() {
+    let seconds = Duration::from_secs;
+    let no_rules = VirtualCard::from_profile("no-rules").unwrap();
+    let mut rig = Rig::without_grants(AccessConfig::default(), no_rules);
+    let port = rig.page();
+    rig.is_active = true;
+    // The main process takes its time to say that the user has just done something.
+    let request = rig.send(port, RequestBody::GetReaders);
+    rig.wait(seconds(4));
+    let [(prompt, _)] = rig.activations[..] else {
+        panic!("{:?}", rig.activations);
+    };
+    rig.input(Input::Activation {
+        prompt,
+        is_active: true,
+    });
+    // The monitor takes its time to list PC/SC's readers, and then too much of it.
+    rig.wait(seconds(2));
+    assert!(rig.prompts.is_empty());
+    rig.wait(seconds(2));
+    assert_eq!(rig.offered().len(), 1);
+    // The user takes a while.
+    rig.wait(seconds(299));
+    assert_eq!(rig.offered().len(), 1);
+    assert_eq!(rig.take(port, request), None);
+    rig.wait(seconds(2));
+    assert!(rig.prompts.is_empty());
+    assert_eq!(rig.names(port, request), Some(vec![]));
+
+    // Once the readers are known, there is nothing to wait for.
+    rig.activations.clear();
+    rig.input(Input::GetOverview(0));
+    let monitor = rig.start_worker().unwrap();
+    rig.monitor_says(monitor, vec![]);
+    let request = rig.ask_readers(port);
+    rig.wait(seconds(299));
+    assert_eq!(rig.offered().len(), 1);
+    rig.choose("Embedded virtual card", false);
+    assert_eq!(rig.names(port, request).unwrap().len(), 1);
+
+    // A main process that says nothing.
+    let other = rig.next_port();
+    let other = rig.open_port(other, SHOP);
+    let request = rig.send(other, RequestBody::GetReaders);
+    rig.wait(seconds(6));
+    assert_eq!(rig.names(other, request), Some(vec![]));
+}
+
+#[test]
+fn a_prompt_for_an_application_has_its_time() {
+    let seconds = Duration::from_secs;
+    let no_rules = || VirtualCard::from_profile("no-rules").unwrap();
+    for answers_late in [false, true] {
+        let (mut rig, port, session) = chosen(rules_of_device(&[]), no_rules());
+        let request = rig.send(port, open(session, &echo::AID));
+        let worker = rig.worker(&embedded()).unwrap();
+        while rig.activations.is_empty() {
+            assert!(rig.answer(worker));
+        }
+        rig.wait(seconds(4));
+        assert_eq!(rig.take(port, request), None);
+        if answers_late {
+            rig.wait(seconds(2));
+            assert_eq!(rig.kind(port, request), Some(ErrorKind::Security));
+            continue;
+        }
+        rig.settle();
+        rig.wait(seconds(299));
+        rig.prompt();
+        assert_eq!(rig.take(port, request), None);
+        rig.wait(seconds(2));
+        assert!(rig.prompts.is_empty());
+        assert_eq!(rig.kind(port, request), Some(ErrorKind::NoApplication));
+        // That was nobody's decision. This is the user's.
+        let refused = "application refused by the user";
+        assert!(!rig.decisions().iter().any(|one| one == refused));
+        let request = rig.send(port, open(session, &echo::AID));
+        rig.settle();
+        rig.say(PromptAnswer::Refused);
+        assert_eq!(rig.kind(port, request), Some(ErrorKind::NoApplication));
+        assert!(rig.decisions().iter().any(|one| one == refused));
+    }
+}
+
+#[test]
 fn the_log_says_whose_rules_refused_it() {
     let element = |card: VirtualCard| {
         let (mut rig, port, session) = chosen(AccessConfig::default(), card);
