@@ -894,4 +894,35 @@ proptest! {
         content[at] = byte;
         let _ = read(&files, None);
     }
+
+    /// Whatever EF.DIR is, looking at it ends, and a UICC has said that it is one.
+    #[test]
+    fn looking_at_ef_dir_ends(
+        answers in proptest::collection::vec(
+            (
+                prop_oneof![
+                    proptest::collection::vec(any::<u8>(), 0..40),
+                    Just(hex("6109 4F07 A0000000871002")),
+                    Just(hex("6109 4F07 A0000000871003")),
+                ],
+                prop_oneof![8 => Just(0x9000_u16), 1 => any::<u16>()],
+            ),
+            1..80,
+        ),
+    ) {
+        let usim = hex("A0000000871002");
+        let isim = hex("A0000000871004");
+        let mut all = answers.iter().cycle();
+        let mut said = false;
+        let mut commands = 0;
+        let mut step = DirectoryReader::start(ChannelNumber::BASIC);
+        while let DirectoryStep::Send(reader, _) = step {
+            commands += 1;
+            prop_assert!(commands <= 65);
+            let (data, status) = all.next().unwrap();
+            said |= data.windows(7).any(|part| part == usim || part == isim);
+            step = reader.receive(&ResponseApdu::new(data.clone(), StatusWord(*status)));
+        }
+        prop_assert!(said || !matches!(step, DirectoryStep::Done(true)));
+    }
 }
