@@ -8,13 +8,13 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::sleep;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use e2e::image::Image;
@@ -69,7 +69,7 @@ struct Display {
 impl Display {
     fn start() -> Result<Self> {
         // The server finds a free display and writes its number.
-        let (mut reader, writer) = std::io::pipe()?;
+        let (reader, writer) = std::io::pipe()?;
         let fd = writer.as_raw_fd();
         let flags = rustix::io::fcntl_getfd(&writer)?;
         rustix::io::fcntl_setfd(&writer, flags.difference(rustix::io::FdFlags::CLOEXEC))?;
@@ -87,9 +87,15 @@ impl Display {
             .spawn()
             .map_err(|error| format!("Xvfb (package xvfb) cannot be started: {error}"))?;
         drop(writer);
-        let mut number = String::new();
-        // Ends with the line, because the server closes its end, or with the server.
-        reader.read_to_string(&mut number)?;
+        // Up to the end of the line: a process that another test starts just now may keep the pipe open.
+        let (sender, line) = mpsc::channel();
+        thread::spawn(move || {
+            let mut number = String::new();
+            let read = BufReader::new(reader).read_line(&mut number);
+            // Whoever waited has given up.
+            let _ = sender.send(read.map(|_| number));
+        });
+        let number = line.recv_timeout(LIMIT)??;
         let name = format!(":{}", number.trim());
         let (connection, screen) =
             wait_for(LIMIT, || x11rb::connect(Some(&name)).ok()).ok_or("Xvfb does not answer")?;
