@@ -15,6 +15,7 @@ pub mod atr;
 pub mod broker_to_document;
 pub mod exchange;
 pub mod fci;
+pub mod permissions_policy;
 pub mod port_to_broker;
 pub mod response;
 pub mod seeds;
@@ -27,13 +28,14 @@ pub mod vpcd;
 pub type Body = fn(&[u8]);
 
 /// All targets, each with its name.
-pub const TARGETS: [(&str, Body); 12] = [
+pub const TARGETS: [(&str, Body); 13] = [
     ("access", access::run),
     ("apdu", apdu::run),
     ("atr", atr::run),
     ("broker_to_document", broker_to_document::run),
     ("exchange", exchange::run),
     ("fci", fci::run),
+    ("permissions_policy", permissions_policy::run),
     ("port_to_broker", port_to_broker::run),
     ("response", response::run),
     ("tlv", tlv::run),

@@ -52,6 +52,7 @@ pub fn of(target: &str) -> Seeds {
         "broker_to_document" => messages(),
         "exchange" => exchanges(),
         "fci" => answers_to_select().into(),
+        "permissions_policy" => policies(),
         "port_to_broker" => scripts(),
         "response" => responses(),
         "tlv" => data_objects(),
@@ -60,6 +61,37 @@ pub fn of(target: &str) -> Seeds {
         "vpcd" => driver_sessions(),
         _ => Vec::new(),
     }
+}
+
+fn policies() -> Seeds {
+    let seed = |header: &str, attribute: &str| {
+        let length = u8::try_from(header.len()).unwrap_or(u8::MAX);
+        [&[length][..], header.as_bytes(), attribute.as_bytes()].concat()
+    };
+    vec![
+        (
+            "none",
+            seed("secure-element=(), payment=*", "secure-element; payment *"),
+        ),
+        (
+            "lists",
+            seed(
+                r#"secure-element=(self "https://shop.example"), token-keys=self;a=1;b"#,
+                "secure-element 'self' https://shop.example; token-keys 'src'; payment 'none'",
+            ),
+        ),
+        (
+            "twice",
+            seed(
+                r#"payment=?1, payment=(self), camera=(1 2.5 :AAAA: "a\"b")"#,
+                "secure-element *; secure-element https://nobody.invalid",
+            ),
+        ),
+        (
+            "malformed",
+            seed("secure-element=(self", "publickey-credentials-get"),
+        ),
+    ]
 }
 
 const SELECT: [u8; 5] = [0x00, 0xA4, 0x04, 0x00, 0x08];

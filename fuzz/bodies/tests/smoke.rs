@@ -106,8 +106,8 @@ macro_rules! smoke {
 }
 
 smoke! {
-    access apdu atr broker_to_document exchange fci port_to_broker response tlv transport virtual_card
-    vpcd
+    access apdu atr broker_to_document exchange fci permissions_policy port_to_broker response tlv transport
+    virtual_card vpcd
 }
 
 #[test]
