@@ -12,7 +12,7 @@ use secure_element::access::Access;
 use secure_element::apdu::Header;
 use token_traits::{Connection, ErrorKind, Feature, PortIdentity, TokenError};
 
-pub use self::policy::{Consent, ElementPolicy, is_promptable, not_there, refused};
+pub use self::policy::{Consent, ElementPolicy, NOBODY, is_promptable, not_there, refused};
 
 /// Whether a document can have to do with tokens at all. One that cannot must not be able to tell that there are any.
 pub fn is_eligible(identity: &PortIdentity) -> bool {

@@ -218,14 +218,17 @@ impl ElementPolicy<'_> {
     }
 }
 
+/// An AID that no application has: no registration authority gives it to anybody.
+pub const NOBODY: Aid = match Aid::new(&[0xFF; Aid::MAX_LENGTH]) {
+    Ok(aid) => aid,
+    Err(_) => panic!("this has the length of an AID"),
+};
+
 /// Whether an origin may use applications without a rule of their own.
 fn allows_what_has_no_rule(rules: &RuleSet, app: &AppId) -> bool {
-    // No registration authority gives such an AID to anybody.
-    Aid::new(&[0xFF; Aid::MAX_LENGTH]).is_ok_and(|nobody| {
-        rules
-            .channel_access(Target::Application(nobody), app)
-            .allows_channel()
-    })
+    rules
+        .channel_access(Target::Application(NOBODY), app)
+        .allows_channel()
 }
 
 /// Where no rule allows it.

@@ -181,7 +181,7 @@ impl Broker {
     }
 
     /// Opens a channel, with the element's rules at hand.
-    pub(super) fn open_checked(&mut self, key: ReaderKey, opening: Opening, now: Instant) {
+    pub(super) fn open_checked(&mut self, key: ReaderKey, mut opening: Opening, now: Instant) {
         let (Some(reader), Some(port)) =
             (self.readers.get(&key), self.ports.get(&opening.ticket.port))
         else {
@@ -192,9 +192,12 @@ impl Broker {
             return;
         }
         let policy = self.policy(port, reader);
-        let requested = opening.applet.requested();
-        let checked = policy
-            .before_select(requested, &port.app)
+        let asked_for = opening.applet;
+        let requested = asked_for.requested();
+        let allowed = policy.before_select(requested, &port.app);
+        // What is another origin's and what is not there take the card the same time.
+        let is_hidden = matches!(&allowed, Err(error) if error.kind == ErrorKind::NoApplication);
+        let checked = if is_hidden { Ok(()) } else { allowed }
             .and_then(|()| self.check_unlocked(reader, opening.ticket.port))
             .and_then(|()| match (opening.channel_type, opening.applet) {
                 // As the Web API recommends (section 11.2): what is selected by default in a UICC is its operator's.
@@ -215,6 +218,11 @@ impl Broker {
             }
             Ok(()) if must_ask && opening.asked == Asked::No => {
                 return self.ask_for_activation(key, opening, now);
+            }
+            Ok(()) if is_hidden => {
+                let applet = requested.map(<[u8]>::to_vec);
+                self.note_use(opening.ticket.port, key, applet, what, now);
+                opening.applet = Applet::Named(access::NOBODY);
             }
             Ok(()) => {}
         }
