@@ -35,11 +35,14 @@ const TRY: &str = r#"
 "#;
 
 fn start(token_config: &str) -> Browser {
-    let options = Options {
+    start_with(&Options {
         token_config: token_config.to_owned(),
         ..Options::default()
-    };
-    let browser = Browser::start(&options).unwrap();
+    })
+}
+
+fn start_with(options: &Options) -> Browser {
+    let browser = Browser::start(options).unwrap();
     browser.grant().unwrap();
     browser.session.execute(TRY, &[]).unwrap();
     let card = wait_for(Duration::from_secs(10), || {
@@ -156,6 +159,31 @@ fn rules_of_the_device_decide_where_the_card_has_none() {
         attempt(&browser, &echo::AID, "00100000010700"),
         "SESecurityException"
     );
+}
+
+#[test]
+fn the_user_s_rules_allow_what_a_user_can_allow() {
+    let profile = tempfile::tempdir().unwrap();
+    let rule =
+        |aid: &str| format!("[[rule]]\norigin = \"*\"\naid = \"{aid}\"\napdu = \"always\"\n");
+    let rules = profile.path().join("access-rules.toml");
+    let options = Options {
+        token_config: embedded("no-rules", ""),
+        profile: Some(profile.path().to_owned()),
+        ..Options::default()
+    };
+    fs::write(&rules, rule("F0534552564F0101")).unwrap();
+    let browser = start_with(&options);
+    assert_eq!(attempt(&browser, &echo::AID, "00100000010700"), "079000");
+    assert_eq!(
+        attempt(&browser, &echo::SECOND_AID, "00100000010700"),
+        "SESecurityException"
+    );
+    drop(browser);
+    // PIV, which the browser will serve keys from.
+    fs::write(&rules, rule("F0534552564F0101") + &rule("A000000308")).unwrap();
+    let error = Browser::start(&options).unwrap_err().to_string();
+    assert!(error.contains("line 5: aid"), "{error}");
 }
 
 #[test]
