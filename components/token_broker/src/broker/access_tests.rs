@@ -204,10 +204,13 @@ fn a_partial_aid_does_not_slip_past_a_rule() {
 
 #[test]
 fn what_is_others_looks_as_what_is_not_there() {
+    // No other begins with an AID of this length, so the rules refuse it before SELECT.
+    const WHOLE: &[u8] = b"\xF0SIXTEEN BYTES..";
     let mut rig = rig_with_rules(AraM::with_rules(
         [
             ara_m::rule(Some(&[]), &[], &ALWAYS),
             ara_m::rule(Some(&echo::SECOND_AID), &[0xAA; 32], &ALWAYS),
+            ara_m::rule(Some(WHOLE), &[0xAA; 32], &ALWAYS),
             ara_m::rule(None, &[0xAA; 32], &ALWAYS),
         ]
         .concat(),
@@ -222,7 +225,8 @@ fn what_is_others_looks_as_what_is_not_there() {
         (answer, rig.commands(&embedded()) - before)
     };
     let (_, commands) = cost(b"\xF0NOBODY");
-    assert_eq!(cost(&echo::SECOND_AID), (absent, commands));
+    assert_eq!(cost(&echo::SECOND_AID), (absent.clone(), commands));
+    assert_eq!(cost(WHOLE), (absent, commands));
     assert!(rig.try_open(port, session, &echo::AID).is_ok());
     // The applet that is selected by default is always there.
     let implicit = rig.channel_or_error(port, open_basic(session, None));
