@@ -170,6 +170,13 @@ impl App {
 
     /// Does everything that is pending. Returns the program's exit code when it is to end.
     pub fn turn(&self, platform: &dyn Platform) -> Option<u8> {
+        let began = Instant::now();
+        let exit = self.do_everything(platform);
+        self.prompts.borrow_mut().was_busy(began, Instant::now());
+        exit
+    }
+
+    fn do_everything(&self, platform: &dyn Platform) -> Option<u8> {
         if let Some(webdriver) = &self.webdriver {
             webdriver.serve(self, platform);
         }

@@ -6,7 +6,8 @@
 //! `chrome::prompt`.
 //!
 //! A page decides when a prompt appears, and under what the user is doing at that moment. So an answer counts only when
-//! the prompt has stood still, in sight and focused, for [`INPUT_DELAY`]; a tab has one prompt at a time; and an origin
+//! the prompt has stood still, in sight and focused, for [`INPUT_DELAY`], without a click or key that was too early, and
+//! without the browser itself having stood still; a tab has one prompt at a time; and an origin
 //! that was refused again and again is refused without being asked about.
 
 use std::collections::{HashMap, VecDeque};
@@ -22,6 +23,9 @@ use zeroize::Zeroizing;
 
 /// How long a prompt must have been in sight, where it is, before it can be answered.
 pub const INPUT_DELAY: Duration = Duration::from_millis(500);
+
+/// For so long the browser may be busy while a prompt becomes ready.
+const MAX_BUSY: Duration = Duration::from_millis(100);
 
 /// Most prompts of one origin that one tab keeps, the one that is shown included.
 const MAX_PER_ORIGIN: usize = 3;
@@ -261,10 +265,19 @@ impl Prompts {
         Some(first)
     }
 
-    /// The prompt has moved, or something was over it: the delay starts anew.
+    /// The prompt has moved, something was over it, or the user has clicked or pressed a key too early, and may be about to do
+    /// it again: the delay starts anew.
     pub fn disturbed(&mut self, now: Instant) {
         if let Some(shown) = &mut self.shown {
             shown.since = now;
+        }
+    }
+
+    /// The browser was busy for that time, with drawing perhaps, and has taken no input. What the user did meanwhile comes
+    /// now, so if it was long, the delay starts anew.
+    pub fn was_busy(&mut self, since: Instant, now: Instant) {
+        if now.saturating_duration_since(since) >= MAX_BUSY && !self.is_ready(since) {
+            self.disturbed(now);
         }
     }
 
@@ -434,6 +447,25 @@ mod tests {
             !prompts.answer(id, YES, almost + INPUT_DELAY),
             "it was answered"
         );
+    }
+
+    #[test]
+    fn what_comes_late_does_not_count() {
+        let (mut prompts, answers, start) =
+            (Prompts::default(), Answers::default(), Instant::now());
+        prompts.add(request(1, TAB, SITE), answers.reply(1), start);
+        shown(&mut prompts, Some(TAB), start);
+        let id = PromptId(1);
+        // It takes long until it is drawn. A click from that time is taken now.
+        let drawn = start + INPUT_DELAY * 2;
+        prompts.was_busy(start, drawn);
+        assert!(!prompts.answer(id, YES, drawn));
+        // A short while changes nothing, nor does a long one afterwards.
+        let later = drawn + INPUT_DELAY;
+        prompts.was_busy(later - Duration::from_millis(50), later);
+        assert!(prompts.is_ready(later));
+        prompts.was_busy(later, later + INPUT_DELAY);
+        assert!(prompts.answer(id, YES, later + INPUT_DELAY));
     }
 
     #[test]

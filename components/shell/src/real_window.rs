@@ -266,6 +266,9 @@ impl RealWindow {
                 !matches!(event, egui::Event::Key { repeat: true, key, .. } if *key != egui::Key::Backspace)
             });
         }
+        if prompt.is_some() && !prompt_ready && input.events.iter().any(is_press) {
+            app.prompts().borrow_mut().disturbed(now);
+        }
         let chrome = &mut gui.chrome;
         let mut output = None;
         let full_output = gui.context.run_ui(input, |ui| {
@@ -310,6 +313,19 @@ impl RealWindow {
         });
         (output, full_output)
     }
+}
+
+/// Whether the user presses something that could be an answer.
+fn is_press(event: &egui::Event) -> bool {
+    matches!(
+        event,
+        egui::Event::PointerButton { pressed: true, .. }
+            | egui::Event::Key {
+                pressed: true,
+                key: egui::Key::Enter | egui::Key::Space,
+                ..
+            }
+    )
 }
 
 impl Drop for RealWindow {
@@ -408,6 +424,7 @@ impl PlatformWindow for RealWindow {
             return;
         };
         self.next_paint.set(None);
+        let began = Instant::now();
         let (output, full_output) = self.run(app, window, &mut gui);
         self.page.set(output.page);
         let pixels = self.page_pixels();
@@ -464,6 +481,8 @@ impl PlatformWindow for RealWindow {
             &textures_delta,
         );
         self.context.present();
+        // Only now the prompt is in sight.
+        app.prompts().borrow_mut().was_busy(began, Instant::now());
         gui.state
             .handle_platform_output(&self.window, platform_output);
 
