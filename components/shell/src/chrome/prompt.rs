@@ -220,7 +220,15 @@ impl PromptForm {
                 }
                 let size = vec2((ui.available_width() - 10.0) / 2.0, 32.0);
                 let refuse = ui.add(Button::new("Don't allow").min_size(size));
-                let allow = ui.add_enabled(answer.is_some(), Button::new("Allow").min_size(size));
+                // It can be reached with Tab even if there is nothing to allow: the next place would be in the toolbar, where a
+                // key that is meant for this prompt would close the tab.
+                if answer.is_none() {
+                    ui.multiply_opacity(0.55);
+                }
+                let allow = ui.add(Button::new("Allow").min_size(size));
+                allow.widget_info(|| {
+                    egui::WidgetInfo::labeled(egui::WidgetType::Button, answer.is_some(), "Allow")
+                });
                 (refuse, allow)
             })
             .inner;
