@@ -255,6 +255,20 @@ fn an_applet_that_the_rules_refuse_is_not_told() {
 }
 
 #[test]
+fn an_applet_that_the_rules_refuse_by_its_whole_aid_is_not_even_selected() {
+    let aid = *b"\xF0SIXTEEN BYTES..";
+    let witness = Witness::new(&aid);
+    let events = witness.events();
+    let rules = ara_m::rule(Some(&aid), &[0xAA; 32], &ALWAYS);
+    let rules = [rules, ara_m::rule(Some(&[]), &[], &ALWAYS)].concat();
+    let mut rig = rig_with(vec![witness], AraM::with_rules(rules));
+    let (port, session) = rig.visit(ORIGIN);
+    let refused = rig.try_open(port, session, &aid);
+    assert_eq!(refused, Err(ErrorKind::NoApplication));
+    assert_eq!(taken(&events), []);
+}
+
+#[test]
 fn a_channel_that_is_used_again_is_for_the_new_origin() {
     let witness = Witness::new(&FIRST);
     let events = witness.events();
