@@ -1,0 +1,200 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! The sandbox of content processes on Linux: Landlock for files, seccomp for system calls.
+//!
+//! Assume that a page runs machine code of its own in its content process. [`table`] is what it can still do.
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::{env, error, fmt, fs, io, process};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, Scope,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+use self::table::{Argument, Call, Place};
+
+/// The newest version of Landlock whose restrictions are known here. What an older kernel lacks of them is forbidden by
+/// the filter of system calls too.
+const NEWEST_LANDLOCK: ABI = ABI::V6;
+
+/// Why there is no sandbox.
+#[derive(Debug)]
+pub(crate) struct SandboxError {
+    step: &'static str,
+    reason: String,
+}
+
+impl fmt::Display for SandboxError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "a content process cannot enter its sandbox ({}: {}). It takes Linux 5.13 or newer, with Landlock turned on, \
+             and seccomp. The preference dom_content_process_sandbox_enabled turns the sandbox off",
+            self.step, self.reason
+        )
+    }
+}
+
+impl error::Error for SandboxError {}
+
+/// For `map_err`: says which step failed.
+fn failed<E: fmt::Display>(step: &'static str) -> impl Fn(E) -> SandboxError {
+    move |error| SandboxError {
+        step,
+        reason: error.to_string(),
+    }
+}
+
+/// Gives up what a content process does not need, for good.
+///
+/// Landlock restricts the thread that asks for it and those that it starts later. So this is called while there is one
+/// thread, and fails where there are more.
+pub(crate) fn enter() -> Result<(), SandboxError> {
+    let threads = threads().map_err(failed("/proc"))?;
+    if threads != 1 {
+        return Err(failed("threads")(format!("{threads} run already")));
+    }
+    forget_standard_input().map_err(failed("/dev/null"))?;
+    leave_no_core_file().map_err(failed("RLIMIT_CORE"))?;
+    // Nobody of the same user reads the memory of the process, or traces it.
+    set(libc::PR_SET_DUMPABLE, 0).map_err(failed("PR_SET_DUMPABLE"))?;
+    // The kernel wants this before the other two.
+    set(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("PR_SET_NO_NEW_PRIVS"))?;
+    restrict_files().map_err(failed("Landlock"))?;
+    filter_calls().map_err(failed("seccomp"))
+}
+
+fn threads() -> io::Result<u64> {
+    // The folder has a link for itself, one for its parent, and one for each thread.
+    let links = fs::metadata("/proc/self/task")?.nlink();
+    Ok(links.saturating_sub(2))
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// It may be the user's terminal.
+fn forget_standard_input() -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    let nothing = fs::File::open("/dev/null")?;
+    // SAFETY: nothing owns standard input, which stays open.
+    check(unsafe { libc::dup2(nothing.as_raw_fd(), libc::STDIN_FILENO) })
+}
+
+/// It would have the page's data in it.
+fn leave_no_core_file() -> io::Result<()> {
+    let nothing = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a value that outlives the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &nothing) })
+}
+
+fn set(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
+    const NONE: libc::c_ulong = 0;
+    // SAFETY: the options that this is called with take numbers.
+    check(unsafe { libc::prctl(option, value, NONE, NONE, NONE) })
+}
+
+fn restrict_files() -> Result<(), landlock::RulesetError> {
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1))?
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST_LANDLOCK))?
+        .handle_access(AccessNet::from_all(NEWEST_LANDLOCK))?
+        .scope(Scope::from_all(NEWEST_LANDLOCK))?
+        .create()?;
+    for place in table::READ.iter().filter_map(path) {
+        // A place that is not there has nothing to read.
+        if let Ok(place) = PathFd::new(place) {
+            rules = rules.add_rule(PathBeneath::new(place, AccessFs::ReadFile))?;
+        }
+    }
+    rules.restrict_self()?;
+    Ok(())
+}
+
+fn path(place: &Place) -> Option<PathBuf> {
+    let home = || env::var_os("HOME").map(PathBuf::from);
+    match place {
+        Place::Path(path) => Some(PathBuf::from(path)),
+        Place::InHome(path) => Some(home()?.join(path)),
+        Place::InUserData(path) => env::var_os("XDG_DATA_HOME")
+            .map(PathBuf::from)
+            .filter(|folder| folder.is_absolute())
+            .or_else(|| Some(home()?.join(".local/share")))
+            .map(|folder| folder.join(path)),
+        Place::Program => env::current_exe().ok(),
+    }
+}
+
+fn filter_calls() -> Result<(), seccompiler::Error> {
+    // All filters are asked, and among errors that of the newest counts. So the first lets through what the second
+    // gives an error of its own.
+    let allowed = table::GROUPS.iter().flat_map(|group| group.calls);
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let allow_list = program(
+        allowed.chain(table::NOT_IMPLEMENTED),
+        SeccompAction::Allow,
+        refused,
+    )?;
+    let not_implemented = SeccompAction::Errno(libc::ENOSYS as u32);
+    let exceptions = program(
+        table::NOT_IMPLEMENTED.iter(),
+        not_implemented,
+        SeccompAction::Allow,
+    )?;
+    // In this order: the allow-list does not allow to install another filter.
+    seccompiler::apply_filter(&exceptions)?;
+    seccompiler::apply_filter(&allow_list)
+}
+
+/// A filter that does `hit` with these calls, and `miss` with all others. It ends a process that makes a call of another
+/// architecture, as 32-bit programs do.
+fn program<'a>(
+    calls: impl Iterator<Item = &'a Call>,
+    hit: SeccompAction,
+    miss: SeccompAction,
+) -> Result<BpfProgram, seccompiler::Error> {
+    let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
+    for call in calls {
+        // One without conditions stays an empty list, which stands for any arguments.
+        let alternatives = rules.entry(call.number).or_default();
+        for arguments in call.with {
+            let conditions = arguments.iter().map(condition).collect::<Result<_, _>>()?;
+            alternatives.push(SeccompRule::new(conditions)?);
+        }
+    }
+    let architecture: TargetArch = env::consts::ARCH.try_into()?;
+    Ok(SeccompFilter::new(rules, miss, hit, architecture)?.try_into()?)
+}
+
+fn condition(argument: &Argument) -> Result<SeccompCondition, seccompiler::BackendError> {
+    use SeccompCmpArgLen::{Dword, Qword};
+    use SeccompCmpOp::{Eq, MaskedEq};
+    let (index, length, operator, value) = match *argument {
+        Argument::Is(index, value) => (index, Dword, Eq, value),
+        Argument::Only(index, bits) => (index, Dword, MaskedEq((!bits).into()), 0),
+        Argument::IsNull(index) => (index, Qword, Eq, 0),
+        Argument::IsOwnProcess(index) => (index, Dword, Eq, process::id()),
+    };
+    SeccompCondition::new(index, length, operator, value.into())
+}

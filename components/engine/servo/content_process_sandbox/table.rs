@@ -1,0 +1,239 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! What a content process keeps.
+//!
+//! Arguments that the kernel takes as `int` are compared as 32 bits, because the upper half of the register may hold
+//! anything.
+
+/// What an argument of a system call may be. Arguments count from 0.
+pub(super) enum Argument {
+    /// This number, as 32 bits.
+    Is(u8, u32),
+    /// No other bits than these, of 32.
+    Only(u8, u32),
+    /// No address.
+    IsNull(u8),
+    /// The id of the process itself, as 32 bits.
+    IsOwnProcess(u8),
+}
+
+/// A system call.
+pub(super) struct Call {
+    /// Its number on this architecture.
+    pub(super) number: libc::c_long,
+    /// It is allowed if one of these lists holds whole; with none, it is always allowed.
+    pub(super) with: &'static [&'static [Argument]],
+}
+
+/// System calls that serve one purpose.
+pub(super) struct Group {
+    pub(super) calls: &'static [Call],
+}
+
+/// A file, or a folder with everything below it.
+pub(super) enum Place {
+    Path(&'static str),
+    /// Below the user's home folder.
+    InHome(&'static str),
+    /// Below `$XDG_DATA_HOME`.
+    InUserData(&'static str),
+    /// The program that runs.
+    Program,
+}
+
+/// `call!(NUMBER)`, or `call!(NUMBER, [ARGUMENT, ...], ...)` with the arguments that it may have.
+macro_rules! call {
+    ($number:ident $(, [$($argument:expr),+])*) => {
+        Call { number: libc::$number, with: &[$(&[$($argument),+]),*] }
+    };
+}
+
+use Argument::{Is, IsNull, IsOwnProcess, Only};
+use Place::{InHome, InUserData, Path, Program};
+
+/// Files that can be read. No file can be written, made or executed, and no folder be listed.
+pub(super) const READ: &[Place] = &[
+    // Fonts. The main process has fontconfig list them, these are the folders of its own configuration; the content
+    // process opens the files.
+    Path("/usr/share/fonts"),
+    Path("/usr/local/share/fonts"),
+    InHome(".fonts"),
+    InUserData("fonts"),
+    // Dates.
+    Path("/usr/share/zoneinfo"),
+    Path("/etc/localtime"),
+    // The process's own memory, threads and groups: for the memory profiler, the bounds of the stack, and the number of
+    // processors. What the links in there lead to needs a rule of its own.
+    Path("/proc/self"),
+    Path("/proc/sys/vm/overcommit_memory"),
+    Path("/sys/devices/system/cpu"),
+    Path("/sys/fs/cgroup"),
+    // For the names of functions in the report of a panic.
+    Program,
+];
+
+/// The flags with which the C libraries start a thread: GNU's, and musl's, which has one more that means nothing any more.
+const THREAD: u32 = (libc::CLONE_VM |
+    libc::CLONE_FS |
+    libc::CLONE_FILES |
+    libc::CLONE_SIGHAND |
+    libc::CLONE_THREAD |
+    libc::CLONE_SYSVSEM |
+    libc::CLONE_SETTLS |
+    libc::CLONE_PARENT_SETTID |
+    libc::CLONE_CHILD_CLEARTID) as u32;
+
+/// Starting threads, with the flags of the C library, and waiting for each other.
+const THREADS: Group = Group {
+    calls: &[
+        call!(SYS_clone, [Is(0, THREAD)], [Is(0, THREAD | libc::CLONE_DETACHED as u32)]),
+        call!(SYS_futex),
+        call!(SYS_gettid),
+        call!(SYS_membarrier),
+        // A thread's name, and that of a piece of memory.
+        call!(
+            SYS_prctl,
+            [Is(0, libc::PR_SET_NAME as u32)],
+            [Is(0, libc::PR_SET_VMA as u32)]
+        ),
+        call!(SYS_rseq),
+        call!(SYS_sched_getaffinity),
+        call!(SYS_sched_yield),
+        call!(SYS_set_robust_list),
+    ],
+};
+
+/// The allocators, the garbage collector, and the compilers of scripts and wasm, which make memory executable.
+const MEMORY: Group = Group {
+    calls: &[
+        call!(SYS_brk),
+        call!(
+            SYS_madvise,
+            [Is(2, libc::MADV_DONTNEED as u32)],
+            [Is(2, libc::MADV_FREE as u32)],
+            [Is(2, libc::MADV_WILLNEED as u32)],
+            [Is(2, libc::MADV_HUGEPAGE as u32)],
+            [Is(2, libc::MADV_NOHUGEPAGE as u32)]
+        ),
+        call!(SYS_mmap),
+        call!(SYS_mprotect),
+        call!(SYS_mremap),
+        call!(SYS_munmap),
+    ],
+};
+
+/// How signals are handled. The background hang monitor, and faults in wasm, use them.
+const SIGNALS: Group = Group {
+    calls: &[
+        call!(SYS_restart_syscall),
+        call!(SYS_rt_sigaction),
+        call!(SYS_rt_sigprocmask),
+        call!(SYS_rt_sigreturn),
+        call!(SYS_sigaltstack),
+        call!(SYS_tgkill, [IsOwnProcess(0)]),
+    ],
+};
+
+/// Clocks, waits, random numbers, and what the process has used so far.
+const TIME_AND_CHANCE: Group = Group {
+    calls: &[
+        call!(SYS_clock_getres),
+        call!(SYS_clock_gettime),
+        call!(SYS_clock_nanosleep),
+        call!(SYS_getrandom),
+        call!(SYS_getrusage),
+        call!(SYS_gettimeofday),
+        call!(SYS_nanosleep),
+        // Its own limits, to read.
+        call!(SYS_prlimit64, [Is(0, 0), IsNull(2)], [IsOwnProcess(0), IsNull(2)]),
+        call!(SYS_sysinfo),
+    ],
+};
+
+/// The end of a thread or of the process.
+const END: Group = Group {
+    calls: &[
+        call!(SYS_exit),
+        call!(SYS_exit_group),
+        call!(SYS_getpid),
+        // Where two threads end the process at once, one of them waits here.
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_pause),
+    ],
+};
+
+/// Channels, shared memory, and standard error for the log. `ipc-channel` makes pairs of sockets, of a type that cannot
+/// send to an address.
+const MESSAGES: Group = Group {
+    calls: &[
+        call!(SYS_close),
+        call!(SYS_dup),
+        call!(SYS_epoll_create1),
+        call!(SYS_epoll_ctl),
+        call!(SYS_epoll_pwait),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_epoll_wait),
+        call!(
+            SYS_fcntl,
+            [Is(1, libc::F_GETFD as u32)],
+            [Is(1, libc::F_GETFL as u32)],
+            [Is(1, libc::F_SETFD as u32)],
+            [Is(1, libc::F_SETFL as u32), Only(2, (libc::O_NONBLOCK | libc::O_RDWR) as u32)],
+            [Is(1, libc::F_DUPFD_CLOEXEC as u32)]
+        ),
+        call!(SYS_ftruncate),
+        call!(SYS_getsockopt, [Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_SNDBUF as u32)]),
+        // Whether standard error is a terminal.
+        call!(SYS_ioctl, [Is(1, libc::TCGETS as u32)]),
+        call!(SYS_memfd_create, [Is(1, libc::MFD_CLOEXEC)]),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_poll),
+        call!(SYS_ppoll),
+        call!(SYS_read),
+        call!(SYS_recvfrom, [IsNull(4)]),
+        call!(SYS_recvmsg),
+        call!(SYS_sendmsg),
+        call!(SYS_sendto, [IsNull(4)]),
+        call!(SYS_socketpair, [
+            Is(0, libc::AF_UNIX as u32),
+            Is(1, (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)
+        ]),
+        call!(SYS_write),
+        call!(SYS_writev),
+    ],
+};
+
+/// Files. Landlock says which can be read. Tells of any path whether there is a file, its size and its times.
+const FILES: Group = Group {
+    calls: &[
+        call!(SYS_fstat),
+        // For the report of a panic.
+        call!(SYS_getcwd),
+        call!(SYS_lseek),
+        call!(SYS_newfstatat),
+        call!(SYS_openat),
+        call!(SYS_pread64),
+        call!(SYS_statx),
+    ],
+};
+
+/// What is allowed. All else fails with `EPERM` and does not end the process: libraries try what they can do without, and
+/// no page should end for it; nor does an attacker gain anything by trying.
+pub(super) const GROUPS: &[Group] = &[
+    THREADS,
+    MEMORY,
+    SIGNALS,
+    TIME_AND_CHANCE,
+    END,
+    MESSAGES,
+    FILES,
+];
+
+/// Fail with `ENOSYS`, which makes the C library turn to an older call, whose arguments can be checked.
+pub(super) const NOT_IMPLEMENTED: &[Call] = &[
+    call!(SYS_clone3),
+    call!(SYS_epoll_pwait2),
+    call!(SYS_faccessat2),
+];
