@@ -147,8 +147,8 @@ fn path(place: &Place) -> Option<PathBuf> {
 }
 
 fn filter_calls() -> Result<(), seccompiler::Error> {
-    // All filters are asked, and among errors that of the newest counts. So the first lets through what the second
-    // gives an error of its own.
+    // Every filter is asked, and the harshest answer counts. So the one lets through what the other refuses with an
+    // error of its own.
     let allowed = table::GROUPS.iter().flat_map(|group| group.calls);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let allow_list = program(

@@ -43,9 +43,14 @@ const CHECKS = {
     "fonts": () => ["serif", "sans-serif", "monospace", "cursive", "fantasy", "system-ui", "NoSuchFont"].map(family =>
         width(family, "Wide mill, fi, Ünïcode, Ελληνικά, кириллица, 日本語, العربية, 🂡")),
     "web font": async () => {
-        const face = new FontFace("Own", "url(/font.ttf)");
-        document.fonts.add(await face.load());
-        return [face.status, width("Own, serif", "Wide mill")];
+        const before = width("Own, monospace", "Wide mill");
+        const style = document.createElement("style");
+        style.textContent = "@font-face { font-family: Own; src: url(/font.ttf) }";
+        document.head.append(style);
+        return await until(() => {
+            const after = width("Own, monospace", "Wide mill");
+            return String(after) != String(before) && after;
+        });
     },
 
     "layout": () => {
@@ -164,13 +169,15 @@ const CHECKS = {
         });
         return await Promise.all(answers);
     },
+    // Runs in a process of its own.
     "service worker": async () => {
-        if (!navigator.serviceWorker)
-            return "none";
         const registration = await navigator.serviceWorker.register("/service-worker.js", { scope: "/scope/" });
-        const worker = registration.installing ?? registration.waiting ?? registration.active;
-        await until(() => worker.state == "activated");
-        return [worker.state, new URL(registration.scope).pathname];
+        for (;;) {
+            const ran = await (await fetch("/service-worker-ran")).text();
+            if (ran != "0")
+                return [new URL(registration.scope).pathname, ran];
+            await new Promise(resolve => setTimeout(resolve, 50));
+        }
     },
 
     "wasm": async () => {

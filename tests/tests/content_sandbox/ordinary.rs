@@ -60,7 +60,7 @@ fn serve(server: &Server) -> Result {
     );
     server.route(
         "/service-worker.js",
-        javascript("addEventListener('install', () => skipWaiting());"),
+        javascript("onmessage = () => {};"),
     );
     server.route("/echo", |request| {
         Response::new(200, "application/octet-stream", request.body.clone())
@@ -88,7 +88,7 @@ fn results(sandbox: bool, server: Server) -> Result<(Server, Value)> {
         server,
         &Options {
             preferences: [
-                ("dom_script_asynch", sandbox||true),
+                ("dom_content_process_sandbox_enabled", sandbox),
                 ("dom_serviceworker_enabled", true),
                 ("dom_indexeddb_enabled", true),
                 ("dom_offscreen_canvas_enabled", true),
