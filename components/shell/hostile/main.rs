@@ -7,6 +7,11 @@
 //!
 //! A page asks for an attack by its title: `attack NAME ARGUMENT...`. What comes of it is for the test to see, in the
 //! victim's page or on standard error.
+//!
+//! With `HOSTILE_CALLS`, a content process is the engine's own, sandbox and all. On `SIGUSR1` it makes the system calls in
+//! [`calls`] and writes what comes of each to standard error.
+
+mod calls;
 
 use std::process::ExitCode;
 use std::thread;
@@ -46,6 +51,9 @@ fn main() -> ExitCode {
 
 /// What `servo::run_content_process` does, with this program between the script thread and the constellation.
 fn run_content_process(token: String) {
+    if calls::prepare() {
+        return servo::run_content_process(token);
+    }
     let (content_sender, content_receiver) = ipc::channel().expect("a channel");
     IpcSender::<IpcSender<UnprivilegedContent>>::connect(token)
         .expect("the main process")
@@ -54,12 +62,18 @@ fn run_content_process(token: String) {
     let mut content = content_receiver.recv().expect("content");
 
     if let UnprivilegedContent::ScriptEventLoop(info) = &mut content {
+        // These attacks are on channels. The sandbox takes a process of one thread, and here one reads along already.
+        info.prefs.dom_content_process_sandbox_enabled = false;
         let (from_script, messages) = ipc::channel().expect("a channel");
         let constellation = std::mem::replace(
             &mut info.initial_script_state.script_to_constellation_sender,
             callback_from_sender(from_script),
         );
         thread::spawn(move || read_along(messages, constellation));
+    }
+
+    if let UnprivilegedContent::ServiceWorker(content) = &mut content {
+        content.prefs.dom_content_process_sandbox_enabled = false;
     }
 
     let (server, token) = IpcOneShotServer::new().expect("a server");

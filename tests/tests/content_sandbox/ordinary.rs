@@ -6,6 +6,8 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use e2e::browser::Browser;
@@ -22,7 +24,7 @@ const TIME_ZONE: &str = "Europe/Zurich";
 const NOTHING: [&str; 2] = ["none", "late"];
 
 /// A font of the system, which the server hands out as a page's own.
-fn font() -> Result<PathBuf> {
+pub(super) fn font() -> Result<PathBuf> {
     fn find(folder: &Path) -> Option<PathBuf> {
         std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
             let path = entry.path();
@@ -60,8 +62,17 @@ fn serve(server: &Server) -> Result {
     );
     server.route(
         "/service-worker.js",
-        javascript("onmessage = () => {};"),
+        javascript("fetch('/service-worker-runs')"),
     );
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&runs);
+    server.route("/service-worker-runs", move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Response::text(200, "noted")
+    });
+    server.route("/service-worker-ran", move |_| {
+        Response::text(200, runs.load(Ordering::Relaxed).to_string())
+    });
     server.route("/echo", |request| {
         Response::new(200, "application/octet-stream", request.body.clone())
     });
@@ -108,6 +119,7 @@ fn results(sandbox: bool, server: Server) -> Result<(Server, Value)> {
     )?;
     let results = browser.evaluate("ordinary()")??;
     let Browser { session, shell, server } = browser;
+    println!("{}", shell.log_tail());
     drop((session, shell));
     Ok((server, results))
 }
