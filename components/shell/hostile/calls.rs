@@ -120,17 +120,65 @@ extern "C" fn attack(_signal: c_int) {
     let (victim, own) = (targets.victim, call!(SYS_getpid));
 
     for (name, path) in &targets.read {
-        descriptor(name, call!(SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY));
+        descriptor(
+            name,
+            call!(SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY),
+        );
     }
     let flags = libc::O_WRONLY | libc::O_CREAT;
-    descriptor(c"write", call!(SYS_openat, libc::AT_FDCWD, targets.write.as_ptr(), flags, 0o600));
-    report(c"unlink", call!(SYS_unlinkat, libc::AT_FDCWD, targets.write.as_ptr(), 0));
-    report(c"mkdir", call!(SYS_mkdirat, libc::AT_FDCWD, targets.write.as_ptr(), 0o700));
-    report(c"rmdir", call!(SYS_unlinkat, libc::AT_FDCWD, targets.write.as_ptr(), libc::AT_REMOVEDIR));
-    report(c"symlink", call!(SYS_symlinkat, c"target".as_ptr(), libc::AT_FDCWD, targets.write.as_ptr()));
-    report(c"unlink the link", call!(SYS_unlinkat, libc::AT_FDCWD, targets.write.as_ptr(), 0));
-    report(c"chmod", call!(SYS_fchmodat, libc::AT_FDCWD, targets.read[0].1.as_ptr(), 0o600));
-    report(c"truncate", call!(SYS_truncate, targets.read[0].1.as_ptr(), 1));
+    descriptor(
+        c"write",
+        call!(
+            SYS_openat,
+            libc::AT_FDCWD,
+            targets.write.as_ptr(),
+            flags,
+            0o600
+        ),
+    );
+    report(
+        c"unlink",
+        call!(SYS_unlinkat, libc::AT_FDCWD, targets.write.as_ptr(), 0),
+    );
+    report(
+        c"mkdir",
+        call!(SYS_mkdirat, libc::AT_FDCWD, targets.write.as_ptr(), 0o700),
+    );
+    report(
+        c"rmdir",
+        call!(
+            SYS_unlinkat,
+            libc::AT_FDCWD,
+            targets.write.as_ptr(),
+            libc::AT_REMOVEDIR
+        ),
+    );
+    report(
+        c"symlink",
+        call!(
+            SYS_symlinkat,
+            c"target".as_ptr(),
+            libc::AT_FDCWD,
+            targets.write.as_ptr()
+        ),
+    );
+    report(
+        c"unlink the link",
+        call!(SYS_unlinkat, libc::AT_FDCWD, targets.write.as_ptr(), 0),
+    );
+    report(
+        c"chmod",
+        call!(
+            SYS_fchmodat,
+            libc::AT_FDCWD,
+            targets.read[0].1.as_ptr(),
+            0o600
+        ),
+    );
+    report(
+        c"truncate",
+        call!(SYS_truncate, targets.read[0].1.as_ptr(), 1),
+    );
 
     for (name, family, kind) in [
         (c"socket internet", libc::AF_INET, libc::SOCK_STREAM),
@@ -141,26 +189,74 @@ extern "C" fn attack(_signal: c_int) {
         descriptor(name, call!(SYS_socket, family, kind, 0));
     }
     let mut pair = [0 as c_int; 2];
-    report(c"socketpair datagram", call!(SYS_socketpair, libc::AF_UNIX, libc::SOCK_DGRAM, 0, pair.as_mut_ptr()));
+    report(
+        c"socketpair datagram",
+        call!(
+            SYS_socketpair,
+            libc::AF_UNIX,
+            libc::SOCK_DGRAM,
+            0,
+            pair.as_mut_ptr()
+        ),
+    );
     let local = call!(SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0);
     let size = size_of::<libc::sockaddr_un>();
-    report(c"connect", call!(SYS_connect, local, &raw const targets.socket, size));
-    report(c"bind", call!(SYS_bind, local, &raw const targets.socket.sun_family, size_of::<libc::sa_family_t>()));
+    report(
+        c"connect",
+        call!(SYS_connect, local, &raw const targets.socket, size),
+    );
+    report(
+        c"bind",
+        call!(
+            SYS_bind,
+            local,
+            &raw const targets.socket.sun_family,
+            size_of::<libc::sa_family_t>()
+        ),
+    );
     report(c"listen", call!(SYS_listen, local, 1));
 
     report(c"kill", call!(SYS_kill, victim, 0));
     report(c"kill all of its own", call!(SYS_kill, own, 0));
     report(c"tgkill", call!(SYS_tgkill, victim, victim, 0));
-    report(c"ptrace", call!(SYS_ptrace, libc::PTRACE_SEIZE, victim, 0, 0));
+    report(
+        c"ptrace",
+        call!(SYS_ptrace, libc::PTRACE_SEIZE, victim, 0, 0),
+    );
     let mut byte = 0_u8;
     let here = libc::iovec {
         iov_base: (&raw mut byte).cast(),
         iov_len: 1,
     };
-    report(c"process_vm_readv", call!(SYS_process_vm_readv, victim, &raw const here, 1, &raw const here, 1, 0));
-    report(c"process_vm_writev", call!(SYS_process_vm_writev, victim, &raw const here, 1, &raw const here, 1, 0));
+    report(
+        c"process_vm_readv",
+        call!(
+            SYS_process_vm_readv,
+            victim,
+            &raw const here,
+            1,
+            &raw const here,
+            1,
+            0
+        ),
+    );
+    report(
+        c"process_vm_writev",
+        call!(
+            SYS_process_vm_writev,
+            victim,
+            &raw const here,
+            1,
+            &raw const here,
+            1,
+            0
+        ),
+    );
     descriptor(c"pidfd_open", call!(SYS_pidfd_open, victim, 0));
-    report(c"prlimit", call!(SYS_prlimit64, victim, libc::RLIMIT_CORE, NONE, NONE));
+    report(
+        c"prlimit",
+        call!(SYS_prlimit64, victim, libc::RLIMIT_CORE, NONE, NONE),
+    );
 
     // A child ends at once.
     let child = call!(SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
@@ -170,24 +266,61 @@ extern "C" fn attack(_signal: c_int) {
     report(c"fork", child);
     report(c"clone3", call!(SYS_clone3, NONE, 0));
     // Of a program that is not there, so that it does not take our place.
-    report(c"execve", call!(SYS_execve, c"/nonexistent".as_ptr(), NONE, NONE));
-    report(c"execveat", call!(SYS_execveat, -1, c"/nonexistent".as_ptr(), NONE, NONE, 0));
+    report(
+        c"execve",
+        call!(SYS_execve, c"/nonexistent".as_ptr(), NONE, NONE),
+    );
+    report(
+        c"execveat",
+        call!(SYS_execveat, -1, c"/nonexistent".as_ptr(), NONE, NONE, 0),
+    );
     report(c"unshare", call!(SYS_unshare, 0));
     report(c"setns", call!(SYS_setns, -1, 0));
-    report(c"mount", call!(SYS_mount, c"none".as_ptr(), c"/nonexistent".as_ptr(), c"tmpfs".as_ptr(), 0, NONE));
+    report(
+        c"mount",
+        call!(
+            SYS_mount,
+            c"none".as_ptr(),
+            c"/nonexistent".as_ptr(),
+            c"tmpfs".as_ptr(),
+            0,
+            NONE
+        ),
+    );
     report(c"chroot", call!(SYS_chroot, c"/nonexistent".as_ptr()));
     report(c"bpf", call!(SYS_bpf, -1, NONE, 0));
     report(c"io_uring_setup", call!(SYS_io_uring_setup, 0, NONE));
     descriptor(c"userfaultfd", call!(SYS_userfaultfd, 0));
-    report(c"perf_event_open", call!(SYS_perf_event_open, NONE, 0, -1, -1, 0));
+    report(
+        c"perf_event_open",
+        call!(SYS_perf_event_open, NONE, 0, -1, -1, 0),
+    );
     report(c"keyctl", call!(SYS_keyctl, -1));
-    report(c"open_by_handle_at", call!(SYS_open_by_handle_at, -1, NONE, 0));
-    report(c"prctl dumpable", call!(SYS_prctl, libc::PR_SET_DUMPABLE, 1, 0, 0, 0));
-    report(c"prctl pdeathsig", call!(SYS_prctl, libc::PR_SET_PDEATHSIG, 0, 0, 0, 0));
-    report(c"ioctl TIOCSTI", call!(SYS_ioctl, 2, libc::TIOCSTI, &raw const byte));
-    report(c"fcntl F_SETOWN", call!(SYS_fcntl, 2, libc::F_SETOWN, victim));
+    report(
+        c"open_by_handle_at",
+        call!(SYS_open_by_handle_at, -1, NONE, 0),
+    );
+    report(
+        c"prctl dumpable",
+        call!(SYS_prctl, libc::PR_SET_DUMPABLE, 1, 0, 0, 0),
+    );
+    report(
+        c"prctl pdeathsig",
+        call!(SYS_prctl, libc::PR_SET_PDEATHSIG, 0, 0, 0, 0),
+    );
+    report(
+        c"ioctl TIOCSTI",
+        call!(SYS_ioctl, 2, libc::TIOCSTI, &raw const byte),
+    );
+    report(
+        c"fcntl F_SETOWN",
+        call!(SYS_fcntl, 2, libc::F_SETOWN, victim),
+    );
     report(c"setrlimit", call!(SYS_setrlimit, libc::RLIMIT_CORE, NONE));
-    report(c"sched_setaffinity", call!(SYS_sched_setaffinity, 0, 0, NONE));
+    report(
+        c"sched_setaffinity",
+        call!(SYS_sched_setaffinity, 0, 0, NONE),
+    );
     // What the engine needs still works.
     report(c"getpid", own);
     report(c"end", 0);

@@ -125,7 +125,10 @@ fn outcomes(sandbox: bool) -> Result<(BTreeMap<String, String>, String)> {
         ("file of another profile", at("other-profile/cookies")),
         ("/etc/passwd", "/etc/passwd".into()),
         ("/etc", "/etc".into()),
-        ("memory of another process", format!("/proc/{}/mem", victim.0.id())),
+        (
+            "memory of another process",
+            format!("/proc/{}/mem", victim.0.id()),
+        ),
         ("passwd through /proc", "/proc/self/root/etc/passwd".into()),
         ("/dev/null", "/dev/null".into()),
         ("TPM device", "/dev/tpmrm0".into()),
@@ -148,7 +151,9 @@ fn outcomes(sandbox: bool) -> Result<(BTreeMap<String, String>, String)> {
             ("HOME".into(), at("home")),
             (
                 "HOSTILE_CALLS".into(),
-                targets.map(|(name, value)| format!("{name}={value}")).join(";"),
+                targets
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .join(";"),
             ),
         ],
         ..Options::default()
@@ -157,14 +162,23 @@ fn outcomes(sandbox: bool) -> Result<(BTreeMap<String, String>, String)> {
         .shell
         .processes()
         .into_iter()
-        .filter(|process| process.arguments.get(1).is_some_and(|flag| flag == "--content-process"))
+        .filter(|process| {
+            process
+                .arguments
+                .get(1)
+                .is_some_and(|flag| flag == "--content-process")
+        })
         .max_by_key(|process| process.pid)
         .ok_or("no content process")?;
     let pid = i32::try_from(content.pid)?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     kill_process(Pid::from_raw(pid).ok_or("no process")?, Signal::USR1)?;
     let ended = wait_for(Duration::from_secs(10), || {
-        browser.shell.log().contains("hostile call end: done.").then_some(())
+        browser
+            .shell
+            .log()
+            .contains("hostile call end: done.")
+            .then_some(())
     });
     assert!(ended.is_some(), "{}", browser.shell.log_tail());
 
@@ -187,7 +201,9 @@ fn attempts_fail_in_the_sandbox() -> Result {
     for (name, expected, _) in ATTEMPTS {
         let outcome = with.get(*name).map(String::as_str);
         // Without the file, the kernel says so before it asks Landlock.
-        let absent = *expected == EACCES && outcome == Some("error 2") && !std::path::Path::new("/dev/tpmrm0").exists();
+        let absent = *expected == EACCES
+            && outcome == Some("error 2")
+            && !std::path::Path::new("/dev/tpmrm0").exists();
         assert!(
             outcome == Some(*expected) || absent && matches!(*name, "TPM device" | "USB devices"),
             "{name}: {outcome:?}"

@@ -43,7 +43,9 @@ fn image() -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, 3, 2);
     encoder.set_color(png::ColorType::Grayscale);
-    encoder.write_header()?.write_image_data(&[0, 50, 100, 150, 200, 250])?;
+    encoder
+        .write_header()?
+        .write_image_data(&[0, 50, 100, 150, 200, 250])?;
     Ok(bytes)
 }
 
@@ -58,7 +60,9 @@ fn serve(server: &Server) -> Result {
     server.route("/ordinary.js", javascript(include_str!("ordinary.js")));
     server.route(
         "/worker.js",
-        javascript("onmessage = ({ data }) => postMessage(data.reduce((sum, value) => sum + value, 0));"),
+        javascript(
+            "onmessage = ({ data }) => postMessage(data.reduce((sum, value) => sum + value, 0));",
+        ),
     );
     server.route(
         "/service-worker.js",
@@ -110,7 +114,9 @@ fn results(sandbox: bool, server: Server) -> Result<(Server, Value)> {
             ..Options::default()
         },
     )?;
-    browser.session.set_timeouts(Duration::from_secs(240), Duration::from_secs(30))?;
+    browser
+        .session
+        .set_timeouts(Duration::from_secs(240), Duration::from_secs(30))?;
     browser.session.set_deadline(Duration::from_secs(260));
     browser.open("/ordinary")?;
     browser.session.execute(
@@ -118,7 +124,11 @@ fn results(sandbox: bool, server: Server) -> Result<(Server, Value)> {
         &[json!(browser.server.url_on(ALTERNATE_HOST, "/other-site"))],
     )?;
     let results = browser.evaluate("ordinary()")??;
-    let Browser { session, shell, server } = browser;
+    let Browser {
+        session,
+        shell,
+        server,
+    } = browser;
     println!("{}", shell.log_tail());
     drop((session, shell));
     Ok((server, results))

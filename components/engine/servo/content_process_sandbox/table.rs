@@ -75,20 +75,24 @@ pub(super) const READ: &[Place] = &[
 ];
 
 /// The flags with which the C libraries start a thread: GNU's, and musl's, which has one more that means nothing any more.
-const THREAD: u32 = (libc::CLONE_VM |
-    libc::CLONE_FS |
-    libc::CLONE_FILES |
-    libc::CLONE_SIGHAND |
-    libc::CLONE_THREAD |
-    libc::CLONE_SYSVSEM |
-    libc::CLONE_SETTLS |
-    libc::CLONE_PARENT_SETTID |
-    libc::CLONE_CHILD_CLEARTID) as u32;
+const THREAD: u32 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID) as u32;
 
 /// Starting threads, with the flags of the C library, and waiting for each other.
 const THREADS: Group = Group {
     calls: &[
-        call!(SYS_clone, [Is(0, THREAD)], [Is(0, THREAD | libc::CLONE_DETACHED as u32)]),
+        call!(
+            SYS_clone,
+            [Is(0, THREAD)],
+            [Is(0, THREAD | libc::CLONE_DETACHED as u32)]
+        ),
         call!(SYS_futex),
         call!(SYS_gettid),
         call!(SYS_membarrier),
@@ -147,7 +151,11 @@ const TIME_AND_CHANCE: Group = Group {
         call!(SYS_gettimeofday),
         call!(SYS_nanosleep),
         // Its own limits, to read.
-        call!(SYS_prlimit64, [Is(0, 0), IsNull(2)], [IsOwnProcess(0), IsNull(2)]),
+        call!(
+            SYS_prlimit64,
+            [Is(0, 0), IsNull(2)],
+            [IsOwnProcess(0), IsNull(2)]
+        ),
         call!(SYS_sysinfo),
     ],
 };
@@ -180,11 +188,20 @@ const MESSAGES: Group = Group {
             [Is(1, libc::F_GETFD as u32)],
             [Is(1, libc::F_GETFL as u32)],
             [Is(1, libc::F_SETFD as u32)],
-            [Is(1, libc::F_SETFL as u32), Only(2, (libc::O_NONBLOCK | libc::O_RDWR) as u32)],
+            [
+                Is(1, libc::F_SETFL as u32),
+                Only(2, (libc::O_NONBLOCK | libc::O_RDWR) as u32)
+            ],
             [Is(1, libc::F_DUPFD_CLOEXEC as u32)]
         ),
         call!(SYS_ftruncate),
-        call!(SYS_getsockopt, [Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_SNDBUF as u32)]),
+        call!(
+            SYS_getsockopt,
+            [
+                Is(1, libc::SOL_SOCKET as u32),
+                Is(2, libc::SO_SNDBUF as u32)
+            ]
+        ),
         // Whether standard error is a terminal.
         call!(SYS_ioctl, [Is(1, libc::TCGETS as u32)]),
         call!(SYS_memfd_create, [Is(1, libc::MFD_CLOEXEC)]),
@@ -196,10 +213,13 @@ const MESSAGES: Group = Group {
         call!(SYS_recvmsg),
         call!(SYS_sendmsg),
         call!(SYS_sendto, [IsNull(4)]),
-        call!(SYS_socketpair, [
-            Is(0, libc::AF_UNIX as u32),
-            Is(1, (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)
-        ]),
+        call!(
+            SYS_socketpair,
+            [
+                Is(0, libc::AF_UNIX as u32),
+                Is(1, (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)
+            ]
+        ),
         call!(SYS_write),
         call!(SYS_writev),
     ],
