@@ -129,7 +129,6 @@ fn results(sandbox: bool, server: Server) -> Result<(Server, Value)> {
         shell,
         server,
     } = browser;
-    println!("{}", shell.log_tail());
     drop((session, shell));
     Ok((server, results))
 }
@@ -140,7 +139,6 @@ fn ordinary_pages_do_not_notice_the_sandbox() -> Result {
     serve(&server)?;
     let (server, without) = results(false, server)?;
     let (_server, with) = results(true, server)?;
-    println!("{without:#}");
     let without = without.as_object().ok_or("no results")?;
     for (name, result) in without {
         assert_eq!(&with[name], result, "{name}");
