@@ -295,7 +295,6 @@ impl Default for Broker {
                 virtual_card: None,
                 uicc_readers: Vec::new(),
                 access: None,
-                store: None,
             },
             grants: Grants::default(),
             prompts: BTreeMap::new(),

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,10 +16,10 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use token_traits::control::{FromBroker, ToBroker, WorkerId};
 use token_traits::{Frame, PortId};
-use token_workers::process::{self, Channels};
+use token_workers::process::{self, Connection};
+use token_workers::sandbox::{self, Kind};
 
 use crate::broker::{Broker, Input, Output};
 use crate::store::{self, Remembered, Store, Writer};
@@ -34,9 +34,10 @@ const EVENTS_PER_TURN: usize = 64;
 /// The main process has something to say. Peers count up from 1.
 const CONTROL: u64 = 0;
 
-/// Runs the broker until the main process closes its channel. `token` names the main process's one-shot server.
-pub fn run(token: String) -> io::Result<()> {
-    let mut event_loop = EventLoop::new(process::connect(token)?)?;
+/// Runs the broker until the main process closes its channel. `token` names the main process's one-shot server, `store` the
+/// folder in which the broker keeps what outlives it, which is there already. Without one, nothing does.
+pub fn run(token: String, store: Option<PathBuf>) -> io::Result<()> {
+    let mut event_loop = EventLoop::new(process::connect(token)?, store)?;
     while event_loop.turn()? {}
     Ok(())
 }
@@ -63,8 +64,10 @@ struct EventLoop {
     control: Receiver<ToBroker>,
     wake: Arc<OwnedFd>,
     main_process: IpcSender<FromBroker>,
-    /// After the configuration: the folder of what was remembered, which is still to be read.
-    unrestored: Option<Option<PathBuf>>,
+    /// The folder of what was remembered.
+    store: Option<PathBuf>,
+    /// Whether it is still to be read.
+    is_restored: bool,
     /// Writes what is to be remembered, if that is possible.
     writer: Option<Writer>,
     /// What keeps the writer from it.
@@ -81,13 +84,20 @@ struct EventLoop {
 struct MainProcessGone;
 
 impl EventLoop {
-    fn new(channels: Channels<ToBroker, FromBroker>) -> io::Result<Self> {
+    fn new(
+        connection: Connection<ToBroker, FromBroker>,
+        store: Option<PathBuf>,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &wake, EventData::new_u64(CONTROL), EventFlags::IN)?;
         let carrier = Carrier::new()?;
-        allow_many_descriptors()?;
-        process::lock_down()?;
+        let kind = Kind::Broker {
+            store: store.as_deref(),
+        };
+        sandbox::lock_down(kind).map_err(|error| io::Error::other(format!("sandbox: {error}")))?;
+        // A broker that cannot be locked down does not report.
+        let channels = connection.report()?;
         // The control channel closes with the main process too, but whatever the loop does, it ends with this.
         channels.lifeline.watch()?;
         let (sender, control) = mpsc::channel();
@@ -100,7 +110,8 @@ impl EventLoop {
             control,
             wake,
             main_process: channels.replies,
-            unrestored: None,
+            store,
+            is_restored: false,
             writer: None,
             failures,
             on_failure,
@@ -161,9 +172,10 @@ impl EventLoop {
                 Err(TryRecvError::Empty) => return Ok(Ok(())),
                 Err(TryRecvError::Disconnected) => return Ok(Err(MainProcessGone)),
             };
+            let is_configuration = matches!(input, Input::Configure(_));
             let mut handled = self.handle(input);
-            if let (Ok(()), Some(folder)) = (&handled, self.unrestored.take()) {
-                handled = self.restore(folder.as_deref());
+            if is_configuration && handled.is_ok() && !self.is_restored {
+                handled = self.restore();
             }
             if handled.is_err() {
                 return Ok(Err(MainProcessGone));
@@ -172,9 +184,10 @@ impl EventLoop {
     }
 
     /// Reads what was remembered, before anybody can ask for anything. Without it, the user is asked again.
-    fn restore(&mut self, folder: Option<&Path>) -> Result<(), MainProcessGone> {
+    fn restore(&mut self) -> Result<(), MainProcessGone> {
+        self.is_restored = true;
         let (on_failure, wake) = (self.on_failure.clone(), self.wake.clone());
-        let opened = match folder.map(Store::open) {
+        let opened = match self.store.as_deref().map(Store::open) {
             Some(Ok((store, remembered))) => {
                 let writer = Writer::start(store, move |failure| {
                     // Without a loop nobody shows it.
@@ -206,10 +219,7 @@ impl EventLoop {
     /// What a message means to the state machine, after keeping the channels that come with it.
     fn control_message(&mut self, message: ToBroker) -> Input {
         match message {
-            ToBroker::Configure(config) => {
-                self.unrestored = Some(config.store.clone());
-                Input::Configure(config)
-            }
+            ToBroker::Configure(config) => Input::Configure(config),
             ToBroker::OpenPort {
                 port,
                 identity,
@@ -416,14 +426,6 @@ impl EventLoop {
     fn tell_main_process(&self, message: FromBroker) -> Result<(), MainProcessGone> {
         self.main_process.send(message).map_err(|_| MainProcessGone)
     }
-}
-
-/// Each port takes two, and ipc-channel ends the thread that finds a message's descriptors missing. The main process
-/// bounds the number of ports.
-fn allow_many_descriptors() -> io::Result<()> {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
 /// What the loss of a peer means to the state machine.

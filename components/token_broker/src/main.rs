@@ -28,7 +28,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Kind {
     /// Decides who may use which token, and passes commands on
-    Broker(Browser),
+    Broker {
+        #[command(flatten)]
+        browser: Browser,
+        /// The folder in which it keeps what outlives it
+        #[arg(long)]
+        store: Option<PathBuf>,
+    },
     /// A smart card in software
     VirtualCard(Browser),
     /// Watches the PC/SC service for readers and cards
@@ -57,15 +63,18 @@ struct Browser {
 
 fn main() -> ExitCode {
     match Arguments::parse().kind {
-        Kind::Broker(Browser { token }) => {
-            run("broker", || match token_broker::event_loop::run(token) {
+        Kind::Broker {
+            browser: Browser { token },
+            store,
+        } => run("broker", || {
+            match token_broker::event_loop::run(token, store) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     log::error!("{error}");
                     ExitCode::FAILURE
                 }
-            })
-        }
+            }
+        }),
         Kind::VirtualCard(Browser { token }) => run("virtual-card", || {
             token_workers::run(Program::VirtualCard, token)
         }),

@@ -4,6 +4,7 @@
 
 //! One token process, from its start to its end.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -44,12 +45,13 @@ struct Pending {
 }
 
 impl Child {
-    /// Starts `binary` as a process of that kind. `reported` is called when it has reported or will not any more,
+    /// Starts `binary` as a process of that kind, with those arguments besides. `reported` is called when it has reported or will not any more,
     /// `ended` when it has ended and been reaped, both on threads of their own.
     pub(crate) fn start<ToChild, FromChild>(
         id: ChildId,
         binary: &Path,
         kind: &str,
+        arguments: &[&OsStr],
         reported: impl FnOnce(Result<Hello<ToChild, FromChild>, String>) + Send + 'static,
         ended: impl FnOnce(io::Result<ExitStatus>) + Send + 'static,
     ) -> io::Result<Self>
@@ -66,6 +68,7 @@ impl Child {
         let mut process = Command::new(binary)
             .arg(kind)
             .arg(&token)
+            .args(arguments)
             .env_clear()
             .envs(environment)
             // Without it libpcsclite waits for other programs for ever, and a worker could only be killed.

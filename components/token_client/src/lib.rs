@@ -56,7 +56,6 @@ impl ClientConfig {
             virtual_card: self.virtual_card.clone(),
             uicc_readers: self.uicc_readers.clone(),
             access: self.access.clone(),
-            store: self.store.clone(),
         }
     }
 }

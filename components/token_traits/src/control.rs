@@ -7,9 +7,9 @@
 //! The main process is trusted; it spawns every process. The broker cannot spawn: it asks.
 //!
 //! Every token process is started as `token-broker KIND TOKEN`, where TOKEN names an `IpcOneShotServer` of the main
-//! process. It creates its own channels and sends the main process's ends of them in a [`Hello`].
+//! process. It creates its own channels and sends the main process's ends of them in a [`Hello`]. The broker is told on the
+//! command line as well, with `--store FOLDER`, where it keeps grants and the audit log: it opens nothing else.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
@@ -76,9 +76,6 @@ pub struct BrokerConfig {
     pub uicc_readers: Vec<String>,
     /// `[access]`. With `None`, access rules are neither read nor enforced.
     pub access: Option<AccessConfig>,
-    /// The folder in which the broker keeps grants and the audit log, which is there already. With `None` nothing
-    /// outlives the broker.
-    pub store: Option<PathBuf>,
 }
 
 /// What applies to elements without access rules of their own.

@@ -18,6 +18,7 @@ mod pcsc_reader;
 )]
 pub mod process;
 pub mod protocol;
+pub mod sandbox;
 mod serve;
 mod virtual_reader;
 
@@ -27,6 +28,7 @@ use token_traits::Frame;
 use token_traits::control::WorkerKind;
 
 use crate::process::Channels;
+use crate::sandbox::Kind;
 use crate::serve::Device;
 
 /// Which worker the command line asks for. The [`WorkerKind`] with its details comes as the first frame.
@@ -42,7 +44,8 @@ pub enum Program {
 
 /// Runs a worker to its end. `token` names the main process's one-shot server.
 pub fn run(program: Program, token: String) -> ExitCode {
-    let channels = match process::connect::<Frame, Frame>(token) {
+    let connected = process::connect::<Frame, Frame>(token);
+    let channels = match connected.and_then(process::Connection::report) {
         Ok(channels) => channels,
         Err(error) => {
             log::error!("cannot reach the main process: {error}");
@@ -62,10 +65,12 @@ pub fn run(program: Program, token: String) -> ExitCode {
     };
     match (program, kind) {
         (Program::VirtualCard, WorkerKind::VirtualCard { profile }) => {
-            serve(channels, virtual_reader::VirtualReader::open(&profile))
+            let device = virtual_reader::VirtualReader::open(&profile);
+            serve(Kind::VirtualCard, channels, device)
         }
         (Program::PcscReader, WorkerKind::PcscReader { reader }) => {
-            serve(channels, pcsc_reader::PcscReader::open(&reader))
+            let device = pcsc_reader::PcscReader::open(&reader);
+            serve(Kind::PcscReader, channels, device)
         }
         (Program::PcscMonitor, WorkerKind::PcscMonitor) => pcsc_monitor::run(channels),
         (program, kind) => {
@@ -76,6 +81,7 @@ pub fn run(program: Program, token: String) -> ExitCode {
 }
 
 fn serve<D: Device, E: std::fmt::Display>(
+    kind: Kind<'_>,
     channels: Channels<Frame, Frame>,
     device: Result<D, E>,
 ) -> ExitCode {
@@ -86,10 +92,21 @@ fn serve<D: Device, E: std::fmt::Display>(
             return ExitCode::FAILURE;
         }
     };
-    if let Err(error) = process::lock_down().and_then(|()| channels.lifeline.watch()) {
-        log::error!("lock-down: {error}");
-        return ExitCode::FAILURE;
+    if let Err(code) = lock_down(kind, channels.lifeline) {
+        return code;
     }
     serve::serve(&mut device, &channels.requests, &channels.replies);
     ExitCode::SUCCESS
+}
+
+/// Locks this process down, and starts its first thread.
+fn lock_down(kind: Kind<'_>, lifeline: process::Lifeline) -> Result<(), ExitCode> {
+    sandbox::lock_down(kind).map_err(|error| {
+        log::error!("sandbox: {error}");
+        ExitCode::FAILURE
+    })?;
+    lifeline.watch().map_err(|error| {
+        log::error!("thread: {error}");
+        ExitCode::FAILURE
+    })
 }

@@ -8,13 +8,14 @@ use std::ffi::CStr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ipc_channel::ipc::{IpcReceiver, IpcSender};
-use ipc_channel::{IpcError, TryRecvError};
+use ipc_channel::ipc::IpcSender;
 use pcsc::{Context, Error, PNP_NOTIFICATION, ReaderState, Scope, State};
 use token_traits::Frame;
 
-use crate::process::{self, Channels};
+use crate::lock_down;
+use crate::process::Channels;
 use crate::protocol::{MAX_READER_NAME_LENGTH, MAX_READERS, ReaderStatus, WorkerMessage};
+use crate::sandbox::Kind;
 
 /// How long to wait before looking again for a PC/SC service that is not running.
 const SERVICE_RETRY: Duration = Duration::from_secs(1);
@@ -33,12 +34,11 @@ pub fn run(channels: Channels<Frame, Frame>) -> ExitCode {
         replies,
         lifeline,
     } = channels;
-    let Some(context) = wait_for_service(&requests, &replies) else {
+    let Some(context) = wait_for_service(&replies) else {
         return ExitCode::SUCCESS;
     };
-    if let Err(error) = process::lock_down().and_then(|()| lifeline.watch()) {
-        log::error!("lock-down: {error}");
-        return ExitCode::FAILURE;
+    if let Err(code) = lock_down(Kind::PcscMonitor, lifeline) {
+        return code;
     }
     // SCardGetStatusChange cannot be ended from here (SCardCancel needs a new socket), so a thread of its own notices
     // that the broker is gone.
@@ -61,23 +61,16 @@ pub fn run(channels: Channels<Frame, Frame>) -> ExitCode {
     }
 }
 
-/// Connects to the service; waits for it where it is not running. `None` when the broker has gone meanwhile.
-fn wait_for_service(requests: &IpcReceiver<Frame>, replies: &IpcSender<Frame>) -> Option<Context> {
-    let mut reported = false;
+/// Connects to the service; waits for it where it is not running. `None` when the broker has gone meanwhile: then it does
+/// not take any more what it is told. This process, which is not locked down yet, reads nothing that the broker sends.
+fn wait_for_service(replies: &IpcSender<Frame>) -> Option<Context> {
     loop {
         match Context::establish(Scope::User) {
             Ok(context) => return Some(context),
-            Err(error) if !reported => {
-                log::info!("no PC/SC service: {error}");
-                send(replies, &WorkerMessage::NoService).ok()?;
-                reported = true;
-            }
-            Err(_) => {}
+            Err(error) => log::debug!("no PC/SC service: {error}"),
         }
-        let asked = requests.try_recv_timeout(SERVICE_RETRY);
-        if matches!(asked, Err(TryRecvError::IpcError(IpcError::Disconnected))) {
-            return None;
-        }
+        send(replies, &WorkerMessage::NoService).ok()?;
+        std::thread::sleep(SERVICE_RETRY);
     }
 }
 

@@ -2,12 +2,13 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! How a token process begins: it reports to the main process, opens its device, locks itself down, and serves.
+//! How a token process begins: it connects to the main process, opens its device, locks itself down ([`crate::sandbox`]),
+//! and serves.
 
 use std::io;
 
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
-use rustix::process::{DumpableBehavior, Signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use token_traits::control::Hello;
 use token_traits::wire::WIRE_VERSION;
@@ -52,8 +53,15 @@ pub unsafe fn close_inherited_fds() -> io::Result<()> {
     }
 }
 
-/// Connects to the main process's one-shot server of that name and reports to it.
-pub fn connect<ToChild, FromChild>(token: String) -> io::Result<Channels<ToChild, FromChild>>
+/// A connection to the main process, which does not know yet that this process serves.
+pub struct Connection<ToChild, FromChild> {
+    server: IpcSender<Hello<ToChild, FromChild>>,
+    hello: Hello<ToChild, FromChild>,
+    channels: Channels<ToChild, FromChild>,
+}
+
+/// Connects to the main process's one-shot server of that name.
+pub fn connect<ToChild, FromChild>(token: String) -> io::Result<Connection<ToChild, FromChild>>
 where
     ToChild: for<'de> Deserialize<'de> + Serialize,
     FromChild: for<'de> Deserialize<'de> + Serialize,
@@ -62,34 +70,33 @@ where
     let (to_child, requests) = ipc::channel()?;
     let (replies, from_child) = ipc::channel()?;
     let (lifeline, watched) = ipc::channel()?;
-    IpcSender::connect(token)?
-        .send(Hello::<ToChild, FromChild> {
+    Ok(Connection {
+        server: IpcSender::connect(token)?,
+        hello: Hello {
             version: WIRE_VERSION,
             to_child,
             from_child,
             lifeline,
-        })
-        .map_err(io::Error::other)?;
-    Ok(Channels {
-        requests,
-        replies,
-        lifeline: Lifeline(watched),
+        },
+        channels: Channels {
+            requests,
+            replies,
+            lifeline: Lifeline(watched),
+        },
     })
+}
+
+impl<ToChild, FromChild> Connection<ToChild, FromChild> {
+    /// Tells the main process that this one serves.
+    pub fn report(self) -> io::Result<Channels<ToChild, FromChild>> {
+        self.server.send(self.hello).map_err(io::Error::other)?;
+        Ok(self.channels)
+    }
 }
 
 /// Asks the kernel to kill this process with the thread that started it, which the main process keeps for its own whole
 /// life. [`Lifeline`] covers what this cannot: a parent that died before the call.
 fn end_with_parent() -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    Ok(())
-}
-
-/// Gives up what this process does not need any more. Called with the device open and before any other thread runs.
-///
-/// After it the process gains no privileges through `execve` and can neither be traced nor dumped by others of the
-/// same user. The Landlock and seccomp rules of each process kind belong at the end of this function.
-pub fn lock_down() -> io::Result<()> {
-    rustix::thread::set_no_new_privs(true)?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
 }

@@ -337,7 +337,6 @@ impl Rig {
                 device_rules: String::new(),
                 when_no_rules: Some(WhenNoRules::Ask),
             }),
-            store: None,
         }));
         rig.set_grant(0, true);
         rig

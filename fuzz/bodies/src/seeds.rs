@@ -582,7 +582,6 @@ fn messages() -> Seeds {
                 virtual_card: Some("default".into()),
                 uicc_readers: Vec::new(),
                 access: Default::default(),
-                store: None,
             })
         }),
         ("identity", {

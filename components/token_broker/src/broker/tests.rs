@@ -191,7 +191,6 @@ impl Rig {
             virtual_card: Some(EMBEDDED.into()),
             uicc_readers: vec![],
             access,
-            store: None,
         }));
         rig.grant(ORIGIN, true);
         rig

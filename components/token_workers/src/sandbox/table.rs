@@ -1,0 +1,315 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! The table of what each kind of token process keeps.
+//!
+//! A row is a system call, with the arguments that it may have where it is not harmless with all of them. Rows come in
+//! groups, which say what they are for.
+//!
+//! Arguments that the kernel takes as `int` are compared as 32 bits, because the upper half of the register may hold
+//! anything.
+
+use std::path::PathBuf;
+
+use landlock::{AccessFs, BitFlags};
+use rustix::process::Resource;
+
+use super::Kind;
+
+/// What an argument of a system call may be. Arguments count from 0.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Argument {
+    /// This number, as 32 bits.
+    Is(u8, u32),
+    /// No other bits than these, of 32.
+    Only(u8, u32),
+    /// Without any of these bits, of 32.
+    Without(u8, u32),
+    /// No address.
+    IsNull(u8),
+    /// The id of the process itself, as 32 bits.
+    IsOwnProcess(u8),
+}
+
+/// A system call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Call {
+    /// Its number on this architecture.
+    pub number: libc::c_long,
+    /// The name of the constant for the number.
+    pub name: &'static str,
+    /// It is allowed if one of these lists holds whole; with none, it is always allowed.
+    pub with: &'static [&'static [Argument]],
+}
+
+/// System calls that serve one purpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    /// What they are for.
+    pub name: &'static str,
+    /// The calls.
+    pub calls: &'static [Call],
+}
+
+/// What a process may do with the files in a place.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// A file or a folder with everything in it.
+    pub place: PathBuf,
+    /// What it may do there.
+    pub rights: BitFlags<AccessFs>,
+}
+
+/// `call!(NUMBER)`, or `call!(NUMBER: [ARGUMENT, ...], ...)` with the arguments it may have.
+macro_rules! call {
+    ($number:ident) => {
+        call!($number:)
+    };
+    ($number:ident: $([$($argument:expr),+]),*) => {
+        Call {
+            number: libc::$number,
+            name: stringify!($number),
+            with: &[$(&[$($argument),+]),*],
+        }
+    };
+}
+
+use Argument::{Is, IsNull, IsOwnProcess, Only, Without};
+
+/// Nothing becomes executable.
+const MEMORY: Group = Group {
+    name: "memory",
+    calls: &[
+        call!(SYS_brk),
+        call!(SYS_mmap: [Without(2, libc::PROT_EXEC as u32)]),
+        call!(SYS_mprotect: [Without(2, libc::PROT_EXEC as u32)]),
+        call!(SYS_mremap),
+        call!(SYS_munmap),
+        call!(SYS_madvise: [Is(2, libc::MADV_DONTNEED as u32)], [Is(2, libc::MADV_FREE as u32)]),
+    ],
+};
+
+/// The flags with which the C libraries start a thread: GNU's, and musl's, which has one more that means nothing any more.
+const THREAD: u32 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID) as u32;
+
+/// Threads of this process, never another process.
+const THREADS: Group = Group {
+    name: "threads",
+    calls: &[
+        call!(SYS_clone: [Is(0, THREAD)], [Is(0, THREAD | libc::CLONE_DETACHED as u32)]),
+        call!(SYS_futex),
+        call!(SYS_gettid),
+        call!(SYS_prctl: [Is(0, libc::PR_SET_NAME as u32)]),
+        call!(SYS_rseq),
+        call!(SYS_sched_getaffinity),
+        call!(SYS_sched_yield),
+        call!(SYS_set_robust_list),
+    ],
+};
+
+/// How signals are handled, and the ends of system calls that a signal has interrupted.
+const SIGNALS: Group = Group {
+    name: "signals",
+    calls: &[
+        call!(SYS_restart_syscall),
+        call!(SYS_rt_sigaction),
+        call!(SYS_rt_sigprocmask),
+        call!(SYS_rt_sigreturn),
+        call!(SYS_sigaltstack),
+    ],
+};
+
+/// The time, waits, and random numbers.
+const TIME_AND_CHANCE: Group = Group {
+    name: "time and chance",
+    calls: &[
+        call!(SYS_clock_gettime),
+        call!(SYS_clock_nanosleep),
+        call!(SYS_getrandom),
+        call!(SYS_gettimeofday),
+        call!(SYS_nanosleep),
+    ],
+};
+
+/// The end of a thread or of the process, by its own hand.
+const END: Group = Group {
+    name: "end",
+    calls: &[
+        call!(SYS_exit),
+        call!(SYS_exit_group),
+        call!(SYS_getpid),
+        // Where two threads end the process at once, one of them waits here.
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_pause),
+        call!(SYS_tgkill: [IsOwnProcess(0)]),
+    ],
+};
+
+/// Channels that are open, and logs. ipc-channel sends long messages through a socket pair that it makes for each. Only
+/// this type of socket pair cannot be made to send to an address.
+const MESSAGES: Group = Group {
+    name: "messages",
+    calls: &[
+        call!(SYS_close),
+        call!(SYS_fcntl:
+            [Is(1, libc::F_GETFD as u32)],
+            [Is(1, libc::F_GETFL as u32)],
+            [Is(1, libc::F_SETFD as u32)],
+            [Is(1, libc::F_SETFL as u32), Only(2, (libc::O_NONBLOCK | libc::O_RDWR) as u32)]),
+        call!(SYS_getsockopt: [Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_SNDBUF as u32)]),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_poll),
+        call!(SYS_ppoll),
+        call!(SYS_read),
+        call!(SYS_recvfrom: [IsNull(4)]),
+        call!(SYS_recvmsg),
+        call!(SYS_sendmsg),
+        call!(SYS_sendto: [IsNull(4)]),
+        call!(SYS_socketpair: [
+            Is(0, libc::AF_UNIX as u32),
+            Is(1, (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)
+        ]),
+        call!(SYS_write),
+        call!(SYS_writev),
+    ],
+};
+
+/// Waiting for many peers at once, whose channels come from the main process.
+const PEERS: Group = Group {
+    name: "peers",
+    calls: &[
+        call!(SYS_epoll_ctl),
+        call!(SYS_epoll_pwait),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_epoll_wait),
+        call!(SYS_fstat),
+        call!(SYS_newfstatat),
+    ],
+};
+
+/// What SQLite does. Landlock says with which files.
+const STORE: Group = Group {
+    name: "store",
+    calls: &[
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_access),
+        call!(SYS_faccessat),
+        // Besides those above: the locks of a file.
+        call!(SYS_fcntl: [Is(1, libc::F_GETLK as u32)], [Is(1, libc::F_SETLK as u32)]),
+        call!(SYS_fchmod: [Is(1, 0o600)]),
+        call!(SYS_fdatasync),
+        call!(SYS_fsync),
+        call!(SYS_ftruncate),
+        call!(SYS_getcwd),
+        call!(SYS_geteuid),
+        call!(SYS_lseek),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_lstat),
+        call!(SYS_openat),
+        call!(SYS_pread64),
+        call!(SYS_pwrite64),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_readlink),
+        call!(SYS_readlinkat),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_stat),
+        call!(SYS_statx),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_unlink),
+        call!(SYS_unlinkat),
+    ],
+};
+
+/// Before each list of readers, libpcsclite looks whether the service's socket is there.
+const SERVICE: Group = Group {
+    name: "service",
+    calls: &[
+        call!(SYS_newfstatat),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_stat),
+    ],
+};
+
+/// System calls that fail with an error, because whoever makes them goes on without.
+pub const FAILING: &[(Call, i32)] = &[
+    // Its flags are in memory, where no filter can look at them. The C library turns to `clone`.
+    (call!(SYS_clone3), libc::ENOSYS),
+    (call!(SYS_epoll_pwait2), libc::ENOSYS),
+    (call!(SYS_faccessat2), libc::ENOSYS),
+    // As root, SQLite gives its journal the owner of the database, which it has already.
+    (call!(SYS_fchown), libc::EPERM),
+];
+
+/// What every process keeps.
+const COMMON: [Group; 6] = [MEMORY, THREADS, SIGNALS, TIME_AND_CHANCE, END, MESSAGES];
+
+/// The system calls that a kind of process keeps.
+pub fn groups(kind: Kind<'_>) -> Vec<Group> {
+    let own: &[Group] = match kind {
+        Kind::Broker { store: Some(_) } => &[PEERS, STORE],
+        Kind::Broker { store: None } => &[PEERS],
+        Kind::PcscReader => &[],
+        Kind::PcscMonitor => &[SERVICE],
+        Kind::VirtualCard => &[],
+    };
+    [&COMMON, own].concat()
+}
+
+/// The files that a kind of process may open.
+pub fn files(kind: Kind<'_>) -> Vec<Files> {
+    match kind {
+        Kind::Broker { store: Some(store) } => vec![
+            Files {
+                place: store.to_owned(),
+                rights: AccessFs::ReadFile
+                    | AccessFs::WriteFile
+                    | AccessFs::ReadDir
+                    | AccessFs::MakeReg
+                    | AccessFs::RemoveFile
+                    | AccessFs::Truncate,
+            },
+            // SQLite's source of random numbers.
+            Files {
+                place: "/dev/urandom".into(),
+                rights: AccessFs::ReadFile.into(),
+            },
+        ],
+        Kind::Broker { store: None } | Kind::PcscReader | Kind::PcscMonitor | Kind::VirtualCard => {
+            Vec::new()
+        }
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// How much of the machine a kind of process may take, at most. Where less is allowed to it anyway, that stays.
+pub fn limits(kind: Kind<'_>) -> Vec<(Resource, u64)> {
+    let mut limits = vec![(Resource::Core, 0)];
+    match kind {
+        Kind::Broker { store } => {
+            limits.extend([
+                // Two for each of 512 ports and 32 workers, and room for those that are being replaced: ipc-channel ends
+                // the thread that finds a message's descriptors missing.
+                (Resource::Nofile, 2048),
+                (Resource::As, 1024 * MIB),
+            ]);
+            if store.is_some() {
+                // Several times what the grants and the audit log can come to.
+                limits.push((Resource::Fsize, 64 * MIB));
+            }
+        }
+        Kind::PcscReader | Kind::PcscMonitor | Kind::VirtualCard => {
+            limits.extend([(Resource::Nofile, 64), (Resource::As, 512 * MIB)]);
+        }
+    }
+    limits
+}
