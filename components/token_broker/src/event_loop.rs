@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use token_traits::control::{FromBroker, ToBroker, WorkerId};
 use token_traits::{Frame, PortId};
 use token_workers::process::{self, Connection};
-use token_workers::sandbox::{self, Kind};
+use token_workers::sandbox::{self, Kind, SandboxError};
 
 use crate::broker::{Broker, Input, Output};
 use crate::store::{self, Remembered, Store, Writer};
@@ -95,7 +95,7 @@ impl EventLoop {
         let kind = Kind::Broker {
             store: store.as_deref(),
         };
-        sandbox::lock_down(kind).map_err(|error| io::Error::other(format!("sandbox: {error}")))?;
+        sandbox::lock_down(kind).map_err(sandbox_error)?;
         // A broker that cannot be locked down does not report.
         let channels = connection.report()?;
         // The control channel closes with the main process too, but whatever the loop does, it ends with this.
@@ -176,6 +176,8 @@ impl EventLoop {
             let mut handled = self.handle(input);
             if is_configuration && handled.is_ok() && !self.is_restored {
                 handled = self.restore();
+                // The thread that writes was the last one.
+                sandbox::no_more_threads().map_err(sandbox_error)?;
             }
             if handled.is_err() {
                 return Ok(Err(MainProcessGone));
@@ -426,6 +428,10 @@ impl EventLoop {
     fn tell_main_process(&self, message: FromBroker) -> Result<(), MainProcessGone> {
         self.main_process.send(message).map_err(|_| MainProcessGone)
     }
+}
+
+fn sandbox_error(error: SandboxError) -> io::Error {
+    io::Error::other(format!("sandbox: {error}"))
 }
 
 /// What the loss of a peer means to the state machine.

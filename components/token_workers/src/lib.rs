@@ -22,6 +22,7 @@ pub mod sandbox;
 mod serve;
 mod virtual_reader;
 
+use std::io;
 use std::process::ExitCode;
 
 use token_traits::Frame;
@@ -92,21 +93,27 @@ fn serve<D: Device, E: std::fmt::Display>(
             return ExitCode::FAILURE;
         }
     };
-    if let Err(code) = lock_down(kind, channels.lifeline) {
+    if let Err(code) = lock_down(kind, channels.lifeline, || Ok(())) {
         return code;
     }
     serve::serve(&mut device, &channels.requests, &channels.replies);
     ExitCode::SUCCESS
 }
 
-/// Locks this process down, and starts its first thread.
-fn lock_down(kind: Kind<'_>, lifeline: process::Lifeline) -> Result<(), ExitCode> {
-    sandbox::lock_down(kind).map_err(|error| {
+/// Locks this process down, and starts its threads: the lifeline's, and what `start` starts.
+fn lock_down(
+    kind: Kind<'_>,
+    lifeline: process::Lifeline,
+    start: impl FnOnce() -> io::Result<()>,
+) -> Result<(), ExitCode> {
+    let sandbox_error = |error| {
         log::error!("sandbox: {error}");
         ExitCode::FAILURE
-    })?;
-    lifeline.watch().map_err(|error| {
+    };
+    sandbox::lock_down(kind).map_err(sandbox_error)?;
+    lifeline.watch().and_then(|()| start()).map_err(|error| {
         log::error!("thread: {error}");
         ExitCode::FAILURE
-    })
+    })?;
+    sandbox::no_more_threads().map_err(sandbox_error)
 }

@@ -37,18 +37,17 @@ pub fn run(channels: Channels<Frame, Frame>) -> ExitCode {
     let Some(context) = wait_for_service(&replies) else {
         return ExitCode::SUCCESS;
     };
-    if let Err(code) = lock_down(Kind::PcscMonitor, lifeline) {
-        return code;
-    }
     // SCardGetStatusChange cannot be ended from here (SCardCancel needs a new socket), so a thread of its own notices
     // that the broker is gone.
-    let watcher = std::thread::Builder::new().spawn(move || {
-        while requests.recv().is_ok() {}
-        std::process::exit(0);
-    });
-    if let Err(error) = watcher {
-        log::error!("thread: {error}");
-        return ExitCode::FAILURE;
+    let watch_broker = || {
+        let watcher = std::thread::Builder::new().spawn(move || {
+            while requests.recv().is_ok() {}
+            std::process::exit(0);
+        });
+        watcher.map(drop)
+    };
+    if let Err(code) = lock_down(Kind::PcscMonitor, lifeline, watch_broker) {
+        return code;
     }
     match watch(&context, &replies) {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,6 +28,8 @@ const NEWEST_LANDLOCK: ABI = ABI::V6;
 pub struct Profile {
     /// The system calls.
     pub calls: Vec<Call>,
+    /// Those of them that it keeps only until its last thread runs.
+    pub start: Vec<Call>,
     /// System calls that fail with an error number.
     pub failing: Vec<(Call, i32)>,
     /// The files that it may open.
@@ -51,11 +53,13 @@ pub enum Step {
     Landlock,
     /// System calls.
     SystemCalls,
+    /// Those that are not needed any more when all threads run: [`super::no_more_threads`].
+    NoMoreThreads,
 }
 
 impl Step {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
+    /// Those before any other thread runs.
+    pub const LOCK_DOWN: [Self; 5] = [
         Self::Limits,
         Self::NotDumpable,
         Self::NoNewPrivileges,
@@ -73,6 +77,7 @@ impl Profile {
                 .iter()
                 .flat_map(|group| group.calls.iter().copied())
                 .collect(),
+            start: table::START.calls.to_vec(),
             failing: table::FAILING.to_vec(),
             files: table::files(kind),
             limits: table::limits(kind),
@@ -95,6 +100,7 @@ impl Profile {
                 .map_err(|error| SandboxError::Step("PR_SET_NO_NEW_PRIVS", error.into())),
             Step::Landlock => self.restrict_files(),
             Step::SystemCalls => self.filter_calls(),
+            Step::NoMoreThreads => no_more_threads(&self.start),
         }
     }
 
@@ -120,10 +126,17 @@ impl Profile {
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::from_all(ABI::V1))?
             .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(self.landlock))?
-            .handle_access(AccessNet::from_all(self.landlock))?
-            .scope(Scope::from_all(self.landlock))?
-            .create()?;
+            .handle_access(AccessFs::from_all(self.landlock))?;
+        // The first versions have neither of these.
+        let network = AccessNet::from_all(self.landlock);
+        if !network.is_empty() {
+            rules = rules.handle_access(network)?;
+        }
+        let scopes = Scope::from_all(self.landlock);
+        if !scopes.is_empty() {
+            rules = rules.scope(scopes)?;
+        }
+        let mut rules = rules.create()?;
         for files in &self.files {
             // A place that is not there cannot be used, which is nobody's harm but the process's own.
             match PathFd::new(&files.place) {
@@ -139,7 +152,7 @@ impl Profile {
     }
 
     /// The kernel takes the harshest of what all filters say, so each error number has a filter of its own, and the last
-    /// one, which forbids to set any more, says what is allowed at all.
+    /// one says what is allowed at all.
     fn filter_calls(&self) -> Result<(), SandboxError> {
         let mut numbers: Vec<i32> = self.failing.iter().map(|(_, number)| *number).collect();
         numbers.sort_unstable();
@@ -162,6 +175,20 @@ impl Profile {
         )?;
         Ok(seccompiler::apply_filter(&filter)?)
     }
+}
+
+/// Forbids these calls, in all threads, whatever their arguments.
+pub(super) fn no_more_threads(start: &[Call]) -> Result<(), SandboxError> {
+    let calls: Vec<Call> = start
+        .iter()
+        .map(|call| Call { with: &[], ..*call })
+        .collect();
+    let filter = program(
+        calls.iter(),
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+    )?;
+    Ok(seccompiler::apply_filter_all_threads(&filter)?)
 }
 
 /// A filter that does `hit` with these calls, and `miss` with all others.

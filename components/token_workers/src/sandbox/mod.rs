@@ -82,7 +82,7 @@ pub enum SandboxError {
 }
 
 /// Gives up everything that a process of this kind does not need. Called with the device open and before any other thread
-/// runs.
+/// runs. [`no_more_threads`] follows.
 ///
 /// # Errors
 /// If anything of it fails: then the process is to end.
@@ -93,8 +93,17 @@ pub fn lock_down(kind: Kind<'_>) -> Result<(), SandboxError> {
         return Err(SandboxError::Threads(threads));
     }
     let profile = Profile::of(kind);
-    for step in Step::ALL {
+    for step in Step::LOCK_DOWN {
         profile.apply(step)?;
     }
     Ok(())
+}
+
+/// Gives up starting threads. Called in a process that is locked down when its last thread runs, and before it reads
+/// anything that it does not trust.
+///
+/// # Errors
+/// If that fails: then the process is to end.
+pub fn no_more_threads() -> Result<(), SandboxError> {
+    apply::no_more_threads(table::START.calls)
 }

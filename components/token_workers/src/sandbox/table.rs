@@ -41,13 +41,17 @@ pub struct Call {
     pub name: &'static str,
     /// It is allowed if one of these lists holds whole; with none, it is always allowed.
     pub with: &'static [&'static [Argument]],
+    /// The same in words.
+    pub only: &'static str,
 }
 
 /// System calls that serve one purpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
-    /// What they are for.
+    /// What the documentation calls them.
     pub name: &'static str,
+    /// What they are for, and what more they can do.
+    pub why: &'static str,
     /// The calls.
     pub calls: &'static [Call],
 }
@@ -61,32 +65,34 @@ pub struct Files {
     pub rights: BitFlags<AccessFs>,
 }
 
-/// `call!(NUMBER)`, or `call!(NUMBER: [ARGUMENT, ...], ...)` with the arguments it may have.
+/// `call!(NUMBER)`, or `call!(NUMBER, "only so": [ARGUMENT, ...], ...)` with the arguments that it may have.
 macro_rules! call {
     ($number:ident) => {
-        call!($number:)
+        call!($number, "":)
     };
-    ($number:ident: $([$($argument:expr),+]),*) => {
+    ($number:ident, $only:literal: $([$($argument:expr),+]),*) => {
         Call {
             number: libc::$number,
             name: stringify!($number),
             with: &[$(&[$($argument),+]),*],
+            only: $only,
         }
     };
 }
 
 use Argument::{Is, IsNull, IsOwnProcess, Only, Without};
 
-/// Nothing becomes executable.
 const MEMORY: Group = Group {
     name: "memory",
+    why: "The allocator, stacks of threads. Nothing becomes executable that was not when the \
+          process was locked down.",
     calls: &[
         call!(SYS_brk),
-        call!(SYS_mmap: [Without(2, libc::PROT_EXEC as u32)]),
-        call!(SYS_mprotect: [Without(2, libc::PROT_EXEC as u32)]),
+        call!(SYS_mmap, "not executable": [Without(2, libc::PROT_EXEC as u32)]),
+        call!(SYS_mprotect, "not executable": [Without(2, libc::PROT_EXEC as u32)]),
         call!(SYS_mremap),
         call!(SYS_munmap),
-        call!(SYS_madvise: [Is(2, libc::MADV_DONTNEED as u32)], [Is(2, libc::MADV_FREE as u32)]),
+        call!(SYS_madvise, "that memory is free": [Is(2, libc::MADV_DONTNEED as u32)], [Is(2, libc::MADV_FREE as u32)]),
     ],
 };
 
@@ -101,24 +107,35 @@ const THREAD: u32 = (libc::CLONE_VM
     | libc::CLONE_PARENT_SETTID
     | libc::CLONE_CHILD_CLEARTID) as u32;
 
-/// Threads of this process, never another process.
-const THREADS: Group = Group {
-    name: "threads",
+/// Until the last thread of the process runs. [`super::no_more_threads`] takes them away.
+pub const START: Group = Group {
+    name: "start",
+    why: "Starting the threads that the process has, with the flags of the C library, and the filter that forbids all \
+          of this as soon as they run, before anything is read from a page, a card or another token process.",
     calls: &[
-        call!(SYS_clone: [Is(0, THREAD)], [Is(0, THREAD | libc::CLONE_DETACHED as u32)]),
-        call!(SYS_futex),
-        call!(SYS_gettid),
-        call!(SYS_prctl: [Is(0, libc::PR_SET_NAME as u32)]),
+        call!(SYS_clone, "a thread": [Is(0, THREAD)], [Is(0, THREAD | libc::CLONE_DETACHED as u32)]),
+        call!(SYS_prctl, "a thread's name; no new privileges":
+            [Is(0, libc::PR_SET_NAME as u32)],
+            [Is(0, libc::PR_SET_NO_NEW_PRIVS as u32)]),
         call!(SYS_rseq),
         call!(SYS_sched_getaffinity),
-        call!(SYS_sched_yield),
+        call!(SYS_seccomp, "a further filter": [
+            Is(0, libc::SECCOMP_SET_MODE_FILTER),
+            Is(1, libc::SECCOMP_FILTER_FLAG_TSYNC as u32)
+        ]),
         call!(SYS_set_robust_list),
     ],
 };
 
-/// How signals are handled, and the ends of system calls that a signal has interrupted.
+const THREADS: Group = Group {
+    name: "threads",
+    why: "Locks between threads.",
+    calls: &[call!(SYS_futex), call!(SYS_gettid), call!(SYS_sched_yield)],
+};
+
 const SIGNALS: Group = Group {
     name: "signals",
+    why: "How signals are handled, and the ends of system calls that a signal has interrupted.",
     calls: &[
         call!(SYS_restart_syscall),
         call!(SYS_rt_sigaction),
@@ -128,9 +145,9 @@ const SIGNALS: Group = Group {
     ],
 };
 
-/// The time, waits, and random numbers.
 const TIME_AND_CHANCE: Group = Group {
     name: "time and chance",
+    why: "Clocks, waits, random numbers.",
     calls: &[
         call!(SYS_clock_gettime),
         call!(SYS_clock_nanosleep),
@@ -140,9 +157,9 @@ const TIME_AND_CHANCE: Group = Group {
     ],
 };
 
-/// The end of a thread or of the process, by its own hand.
 const END: Group = Group {
     name: "end",
+    why: "The end of a thread or of the process, by its own hand, as with `abort()`.",
     calls: &[
         call!(SYS_exit),
         call!(SYS_exit_group),
@@ -150,31 +167,32 @@ const END: Group = Group {
         // Where two threads end the process at once, one of them waits here.
         #[cfg(target_arch = "x86_64")]
         call!(SYS_pause),
-        call!(SYS_tgkill: [IsOwnProcess(0)]),
+        call!(SYS_tgkill, "itself": [IsOwnProcess(0)]),
     ],
 };
 
-/// Channels that are open, and logs. ipc-channel sends long messages through a socket pair that it makes for each. Only
-/// this type of socket pair cannot be made to send to an address.
 const MESSAGES: Group = Group {
     name: "messages",
+    why: "Channels that are open, standard error for the log. ipc-channel sends a long message \
+          through a socket pair of its own; pairs of this type cannot be made to send to an \
+          address.",
     calls: &[
         call!(SYS_close),
-        call!(SYS_fcntl:
+        call!(SYS_fcntl, "its flags":
             [Is(1, libc::F_GETFD as u32)],
             [Is(1, libc::F_GETFL as u32)],
             [Is(1, libc::F_SETFD as u32)],
             [Is(1, libc::F_SETFL as u32), Only(2, (libc::O_NONBLOCK | libc::O_RDWR) as u32)]),
-        call!(SYS_getsockopt: [Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_SNDBUF as u32)]),
+        call!(SYS_getsockopt, "the size of its buffer": [Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_SNDBUF as u32)]),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_poll),
         call!(SYS_ppoll),
         call!(SYS_read),
-        call!(SYS_recvfrom: [IsNull(4)]),
+        call!(SYS_recvfrom, "without an address": [IsNull(4)]),
         call!(SYS_recvmsg),
         call!(SYS_sendmsg),
-        call!(SYS_sendto: [IsNull(4)]),
-        call!(SYS_socketpair: [
+        call!(SYS_sendto, "without an address": [IsNull(4)]),
+        call!(SYS_socketpair, "local, of packets": [
             Is(0, libc::AF_UNIX as u32),
             Is(1, (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)
         ]),
@@ -183,9 +201,10 @@ const MESSAGES: Group = Group {
     ],
 };
 
-/// Waiting for many peers at once, whose channels come from the main process.
 const PEERS: Group = Group {
     name: "peers",
+    why: "Waiting for all channels at once, and the check that what the main process sends along \
+          is a socket. Tells whether a file exists, and its size and times, for any path.",
     calls: &[
         call!(SYS_epoll_ctl),
         call!(SYS_epoll_pwait),
@@ -196,16 +215,16 @@ const PEERS: Group = Group {
     ],
 };
 
-/// What SQLite does. Landlock says with which files.
 const STORE: Group = Group {
     name: "store",
+    why: "SQLite. Landlock says with which files. Tells whether a file exists, and its size and \
+          times, for any path.",
     calls: &[
         #[cfg(target_arch = "x86_64")]
         call!(SYS_access),
         call!(SYS_faccessat),
-        // Besides those above: the locks of a file.
-        call!(SYS_fcntl: [Is(1, libc::F_GETLK as u32)], [Is(1, libc::F_SETLK as u32)]),
-        call!(SYS_fchmod: [Is(1, 0o600)]),
+        call!(SYS_fcntl, "locks of a file": [Is(1, libc::F_GETLK as u32)], [Is(1, libc::F_SETLK as u32)]),
+        call!(SYS_fchmod, "to 0600": [Is(1, 0o600)]),
         call!(SYS_fdatasync),
         call!(SYS_fsync),
         call!(SYS_ftruncate),
@@ -229,9 +248,10 @@ const STORE: Group = Group {
     ],
 };
 
-/// Before each list of readers, libpcsclite looks whether the service's socket is there.
 const SERVICE: Group = Group {
     name: "service",
+    why: "libpcsclite looks whether the service's socket is there before it lists the readers. \
+          Tells the same of any path.",
     calls: &[
         call!(SYS_newfstatat),
         #[cfg(target_arch = "x86_64")]
@@ -250,7 +270,15 @@ pub const FAILING: &[(Call, i32)] = &[
 ];
 
 /// What every process keeps.
-const COMMON: [Group; 6] = [MEMORY, THREADS, SIGNALS, TIME_AND_CHANCE, END, MESSAGES];
+const COMMON: [Group; 7] = [
+    START,
+    MEMORY,
+    THREADS,
+    SIGNALS,
+    TIME_AND_CHANCE,
+    END,
+    MESSAGES,
+];
 
 /// The system calls that a kind of process keeps.
 pub fn groups(kind: Kind<'_>) -> Vec<Group> {

@@ -1,0 +1,206 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! The tables in `docs/sandbox.md` are made from the code. This test compares them, and writes them where
+//! `UPDATE_DOCS` is set.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::{env, fs};
+
+use landlock::AccessFs;
+use libtest_mimic::Failed;
+use rustix::process::Resource;
+use token_workers::sandbox::Step;
+use token_workers::sandbox::table::{self, Call, Group};
+
+use crate::attempts::{ATTEMPTS, ATTEMPTS_OF_STORE, Attempt, Outcome};
+use crate::{KINDS, kind};
+
+/// Stands for the folder that the main process names.
+const STORE: &str = "its store";
+
+pub fn the_documentation_says_the_same() -> Result<(), Failed> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/sandbox.md");
+    let written = fs::read_to_string(&file)?;
+    let mut right = written.clone();
+    for (name, table) in [
+        ("system calls", system_calls()),
+        ("files", files()),
+        ("limits", limits()),
+        ("attempts", attempts()),
+    ] {
+        let (begin, end) = (
+            format!("<!-- {name}: made from the code -->\n"),
+            format!("<!-- end of {name} -->\n"),
+        );
+        let (before, rest) = right.split_once(&begin).ok_or("no such table")?;
+        let (_, after) = rest.split_once(&end).ok_or("no end of the table")?;
+        right = format!("{before}{begin}\n{table}\n{end}{after}");
+    }
+    if written == right {
+        Ok(())
+    } else if env::var_os("UPDATE_DOCS").is_some() {
+        Ok(fs::write(file, right)?)
+    } else {
+        Err("docs/sandbox.md says something else than the code; UPDATE_DOCS=1 writes it".into())
+    }
+}
+
+fn groups_of(name: &str) -> Vec<Group> {
+    table::groups(kind(name, Path::new(STORE)))
+}
+
+/// The names of all kinds for which something holds.
+fn kinds_where(holds: impl Fn(&str) -> bool) -> String {
+    let kinds: Vec<&str> = KINDS.into_iter().filter(|kind| holds(kind)).collect();
+    if kinds.len() == KINDS.len() {
+        "all".to_owned()
+    } else {
+        kinds.join(", ")
+    }
+}
+
+fn describe(call: &Call) -> String {
+    let name = call.name.trim_start_matches("SYS_");
+    if call.only.is_empty() {
+        format!("`{name}`")
+    } else {
+        format!("`{name}` ({})", call.only)
+    }
+}
+
+fn system_calls() -> String {
+    let mut text = "| for | processes | system calls | why |\n|---|---|---|---|\n".to_owned();
+    let mut done: Vec<&str> = Vec::new();
+    for group in KINDS.into_iter().flat_map(groups_of) {
+        if done.contains(&group.name) {
+            continue;
+        }
+        done.push(group.name);
+        let kinds =
+            kinds_where(|kind| groups_of(kind).iter().any(|other| other.name == group.name));
+        let calls: Vec<String> = group.calls.iter().map(describe).collect();
+        let (name, why) = (group.name, group.why);
+        let _ = writeln!(text, "| {name} | {kinds} | {} | {why} |", calls.join(", "));
+    }
+    for (call, number) in table::FAILING {
+        let error = std::io::Error::from_raw_os_error(*number);
+        let _ = writeln!(
+            text,
+            "| – | all | {} | Fails, and whoever makes it goes on without: {error}. |",
+            describe(call)
+        );
+    }
+    text
+}
+
+fn files() -> String {
+    let mut text = "| process | may open | to |\n|---|---|---|\n".to_owned();
+    for name in KINDS {
+        let files = table::files(kind(name, Path::new(STORE)));
+        if files.is_empty() {
+            let _ = writeln!(text, "| {name} | nothing | |");
+        }
+        for files in files {
+            let rights: Vec<&str> = files
+                .rights
+                .iter()
+                .map(|right| match right {
+                    AccessFs::ReadFile => "read",
+                    AccessFs::WriteFile => "write",
+                    AccessFs::ReadDir => "list",
+                    AccessFs::MakeReg => "make files",
+                    AccessFs::RemoveFile => "delete files",
+                    AccessFs::Truncate => "cut",
+                    _ => "do something that this table has no word for",
+                })
+                .collect();
+            let place = files.place.display();
+            let _ = writeln!(text, "| {name} | {place} | {} |", rights.join(", "));
+        }
+    }
+    text
+}
+
+fn limits() -> String {
+    let mut text =
+        "| process | core file | descriptors | memory (addresses) | size of a file |\n|---|---|---|---|---|\n"
+            .to_owned();
+    for name in KINDS {
+        let limits = table::limits(kind(name, Path::new(STORE)));
+        let of = |resource, unit: u64, name: &str| {
+            let limit = limits.iter().find(|(other, _)| *other == resource);
+            limit.map_or("–".to_owned(), |(_, value)| {
+                format!("{}{name}", value / unit)
+            })
+        };
+        const MIB: u64 = 1024 * 1024;
+        let _ = writeln!(
+            text,
+            "| {name} | {} | {} | {} | {} |",
+            of(Resource::Core, 1, ""),
+            of(Resource::Nofile, 1, ""),
+            of(Resource::As, MIB, " MiB"),
+            of(Resource::Fsize, MIB, " MiB")
+        );
+    }
+    text
+}
+
+fn outcome(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Killed => "ended".to_owned(),
+        Outcome::Error(number) => match number {
+            libc::EACCES => "`EACCES`".to_owned(),
+            libc::EPERM => "`EPERM`".to_owned(),
+            libc::ENOSYS => "`ENOSYS`".to_owned(),
+            libc::ENOEXEC => "`ENOEXEC`".to_owned(),
+            libc::EINVAL => "`EINVAL`".to_owned(),
+            libc::ENOMEM => "`ENOMEM`".to_owned(),
+            libc::EMFILE => "`EMFILE`".to_owned(),
+            libc::EFBIG => "`EFBIG`".to_owned(),
+            number => number.to_string(),
+        },
+        Outcome::Done => "done".to_owned(),
+        Outcome::Reached => "up to the kernel".to_owned(),
+    }
+}
+
+fn attempts() -> String {
+    let mut text = "| attempt | broker | other processes | with the system calls | and without |\n|---|---|---|---|---|\n".to_owned();
+    let row = |text: &mut String, attempt: &Attempt, [broker, others]: [String; 2]| {
+        let unfiltered = outcome(attempt.unfiltered);
+        let since = match (attempt.without, attempt.since) {
+            (Some((Step::Landlock, _)), 2..) => format!(", since Landlock {}", attempt.since),
+            _ => String::new(),
+        };
+        let without = attempt.without.map_or("–".to_owned(), |(step, other)| {
+            let step = match step {
+                Step::Landlock => "Landlock",
+                Step::Limits => "the limit",
+                Step::NotDumpable => "being not dumpable",
+                Step::NoMoreThreads => "the last filter",
+                Step::NoNewPrivileges | Step::SystemCalls => "a rule",
+            };
+            format!("{step}: {}", outcome(other))
+        });
+        let name = attempt.name;
+        let _ = writeln!(
+            text,
+            "| {name} | {broker} | {others} | {unfiltered}{since} | {without} |"
+        );
+    };
+    for attempt in ATTEMPTS {
+        row(&mut text, attempt, attempt.outcomes.map(outcome));
+    }
+    for attempt in ATTEMPTS_OF_STORE {
+        row(
+            &mut text,
+            attempt,
+            [outcome(attempt.outcomes[0]), "–".to_owned()],
+        );
+    }
+    text
+}

@@ -1,0 +1,491 @@
+/* This Source Code Form is subject to the terms of the Mozilla Public
+ * License, v. 2.0. If a copy of the MPL was not distributed with this
+ * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
+
+//! Every rule of every sandbox, against the kernel that runs the test.
+//!
+//! This program is its own harness: started with arguments, it is a process that locks itself down as a token process does,
+//! tries something, and says what came of it.
+
+mod attempts;
+#[cfg(target_arch = "x86_64")]
+mod docs;
+
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+use std::{env, fs};
+
+use attempts::{ATTEMPTS, ATTEMPTS_OF_STORE, Attempt, Outcome, Place};
+use landlock::ABI;
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use token_workers::sandbox::table::{self, Call};
+use token_workers::sandbox::{self, Kind, Profile, SandboxError, Step};
+
+/// The kinds of token processes, by the names of the documentation.
+const KINDS: [&str; 5] = [
+    "broker",
+    "broker without a store",
+    "pcsc-reader",
+    "pcsc-monitor",
+    "virtual-card",
+];
+
+/// How long a probe may take, in seconds.
+const LIMIT: u32 = 60;
+
+/// A number that no system call has, and none will have for long.
+const NUMBERS: i64 = 600;
+
+fn kind<'a>(name: &str, store: &'a Path) -> Kind<'a> {
+    match name {
+        "broker" => Kind::Broker { store: Some(store) },
+        "broker without a store" => Kind::Broker { store: None },
+        "pcsc-reader" => Kind::PcscReader,
+        "pcsc-monitor" => Kind::PcscMonitor,
+        "virtual-card" => Kind::VirtualCard,
+        other => panic!("{other} is no kind"),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["try", kind, change, name, folder, port] => attempt(kind, change, name, folder, port),
+        ["try-the-rest", kind] => return try_the_rest(kind),
+        _ => {}
+    }
+    // Probes inherit these limits, and the sandbox lowers them.
+    for resource in [Resource::Nofile, Resource::Core] {
+        let maximum = getrlimit(resource).maximum;
+        setrlimit(
+            resource,
+            Rlimit {
+                current: maximum,
+                maximum,
+            },
+        )
+        .expect("a limit");
+    }
+    let mut tests = Vec::new();
+    for kind in KINDS {
+        tests.push(Trial::test(format!("{kind}: attempts"), move || {
+            attempts_end_as_they_should(kind)
+        }));
+        tests.push(Trial::test(
+            format!("{kind}: no other system call"),
+            move || no_other_system_call(kind),
+        ));
+    }
+    tests.push(Trial::test(
+        "every argument that is checked is tried",
+        every_argument_that_is_checked_is_tried,
+    ));
+    tests.push(Trial::test("a second thread", a_second_thread));
+    #[cfg(target_arch = "x86_64")]
+    tests.push(Trial::test(
+        "the documentation says the same",
+        docs::the_documentation_says_the_same,
+    ));
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
+
+fn attempts_of(kind: &str) -> impl Iterator<Item = &'static Attempt> {
+    let of_store = if kind == "broker" {
+        ATTEMPTS_OF_STORE
+    } else {
+        &[]
+    };
+    ATTEMPTS.iter().chain(of_store)
+}
+
+/// Something that is other than in a profile.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    None,
+    /// The newest version of Landlock that is used.
+    Landlock(i32),
+    /// The filter lets the attempt's system calls through.
+    Unfiltered,
+    /// The same, and a step is left out.
+    Without(Step),
+    /// More threads may be started.
+    StartOnly,
+}
+
+const ALL_STEPS: [Step; 6] = [
+    Step::Limits,
+    Step::NotDumpable,
+    Step::NoNewPrivileges,
+    Step::Landlock,
+    Step::SystemCalls,
+    Step::NoMoreThreads,
+];
+
+/// Whether it takes one of the system calls that a process has until its last thread runs.
+fn is_of_start(attempt: &Attempt) -> bool {
+    let calls = table::START.calls;
+    attempt
+        .calls
+        .iter()
+        .any(|number| calls.iter().any(|call| call.number == *number))
+}
+
+impl Change {
+    fn encode(self) -> String {
+        match self {
+            Self::None => "none".into(),
+            Self::Landlock(version) => version.to_string(),
+            Self::Unfiltered => "unfiltered".into(),
+            Self::Without(step) => format!("{step:?}"),
+            Self::StartOnly => "start".into(),
+        }
+    }
+
+    fn decode(text: &str) -> Self {
+        match text {
+            "none" => Self::None,
+            "unfiltered" => Self::Unfiltered,
+            "start" => Self::StartOnly,
+            _ => match ALL_STEPS
+                .into_iter()
+                .find(|step| format!("{step:?}") == text)
+            {
+                Some(step) => Self::Without(step),
+                None => Self::Landlock(text.parse().expect("a version")),
+            },
+        }
+    }
+}
+
+/// Everything that attempts may use, until it is dropped.
+struct Ground {
+    folder: tempfile::TempDir,
+    _service: UnixListener,
+    _abstract: UnixListener,
+    tcp: std::net::TcpListener,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = place(folder.path(), 0, 0);
+        fs::create_dir(place.store()).expect("a folder");
+        fs::write(place.outside(), "text").expect("a file");
+        fs::create_dir_all(place.key().parent().expect("a folder")).expect("a folder");
+        fs::write(place.key(), "secret").expect("a file");
+        fs::write(place.program(), "no program").expect("a file");
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(place.program(), mode).expect("a program");
+        symlink(place.outside(), place.store().join("link")).expect("a link");
+        let name = SocketAddr::from_abstract_name(&place.abstract_name).expect("a name");
+        Self {
+            _service: UnixListener::bind(place.socket()).expect("a socket"),
+            _abstract: UnixListener::bind_addr(&name).expect("a socket"),
+            tcp: std::net::TcpListener::bind("127.0.0.1:0").expect("a socket"),
+            folder,
+        }
+    }
+
+    fn run(&self, kind: &str, change: Change, attempt: &Attempt) -> Result<Outcome, Failed> {
+        let port = self.tcp.local_addr().expect("an address").port();
+        // What an earlier attempt has done.
+        let place = place(self.folder.path(), 0, 0);
+        let _ = fs::remove_dir(place.folder.join("new"));
+        let _ = fs::remove_file(place.folder.join("new"));
+        fs::write(place.outside(), "text").expect("a file");
+        let output = probe(&[
+            OsStr::new("try"),
+            kind.as_ref(),
+            change.encode().as_ref(),
+            attempt.name.as_ref(),
+            self.folder.path().as_os_str(),
+            port.to_string().as_ref(),
+        ]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let outcome = match text.strip_prefix("locked ") {
+            Some("") if output.status.signal() == Some(libc::SIGSYS) => Some(Outcome::Killed),
+            Some("done") => Some(Outcome::Done),
+            Some(number) => number.parse().ok().map(Outcome::Error),
+            None => None,
+        };
+        outcome.ok_or_else(|| {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            format!("{}: {}: {text} {errors}", attempt.name, output.status).into()
+        })
+    }
+}
+
+fn place(folder: &Path, tcp_port: u16, victim: i32) -> Place {
+    Place {
+        folder: folder.to_owned(),
+        tcp_port,
+        abstract_name: folder.as_os_str().as_encoded_bytes().to_owned(),
+        victim,
+    }
+}
+
+fn probe(arguments: &[&OsStr]) -> Output {
+    Command::new(env::current_exe().expect("this program"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("a process")
+}
+
+fn attempts_end_as_they_should(kind: &str) -> Result<(), Failed> {
+    let ground = Ground::new();
+    let newest = sandbox::support()?.landlock;
+    let mut wrong = Vec::new();
+    for attempt in attempts_of(kind) {
+        let [broker, others] = attempt.outcomes;
+        let full = if kind == "broker" { broker } else { others };
+        let mut check = |change: Change, expected: Outcome| -> Result<Outcome, Failed> {
+            let seen = ground.run(kind, change, attempt)?;
+            if !expected.matches(seen) {
+                wrong.push(format!("{}, {change:?}: {seen:?}", attempt.name));
+            }
+            Ok(seen)
+        };
+        let mut seen = vec![check(Change::None, full)?];
+        // On the kernels of Linux 5.13 and of Debian 12.
+        if full != Outcome::Killed {
+            for version in [1, 2] {
+                check(Change::Landlock(version), full)?;
+            }
+        }
+        let unfiltered = match attempt.without {
+            Some((Step::Landlock, other)) if newest < attempt.since => other,
+            _ => attempt.unfiltered,
+        };
+        // "Start a thread" takes several calls, which a step takes away together.
+        if !matches!(attempt.without, Some((Step::NoMoreThreads, _))) {
+            seen.push(check(Change::Unfiltered, unfiltered)?);
+        }
+        // Nor is it possible before the last thread runs.
+        if full == Outcome::Killed && is_of_start(attempt) {
+            check(Change::StartOnly, Outcome::Killed)?;
+        }
+        if let Some((step, outcome)) = attempt.without {
+            seen.push(check(Change::Without(step), outcome)?);
+        }
+        // A rule without which the same happens is none, unless the attempt is what the process is for.
+        if full != Outcome::Done && seen.iter().all(|outcome| *outcome == seen[0]) {
+            wrong.push(format!("{}: no rule makes a difference", attempt.name));
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
+}
+
+/// Locks this process down, tries something, says what came of it, and ends.
+fn attempt(kind_name: &str, change: &str, name: &str, folder: &str, port: &str) -> ! {
+    // SAFETY: a signal that ends the process.
+    unsafe { libc::alarm(LIMIT) };
+    let attempt = attempts_of(kind_name)
+        .find(|attempt| attempt.name == name)
+        .expect("an attempt");
+    let folder = PathBuf::from(folder);
+    let place = place(&folder, port.parse().expect("a port"), victim());
+    let store = place.store();
+    let kind = kind(kind_name, &store);
+    let change = Change::decode(change);
+    let mut profile = Profile::of(kind);
+    match change {
+        Change::None => {
+            sandbox::lock_down(kind).expect("a sandbox");
+            sandbox::no_more_threads().expect("a sandbox");
+        }
+        Change::StartOnly => sandbox::lock_down(kind).expect("a sandbox"),
+        Change::Landlock(version) => profile.landlock = ABI::from(version),
+        Change::Unfiltered | Change::Without(_) => {
+            let allow = |number: i64| Call {
+                number,
+                name: "",
+                with: &[],
+                only: "",
+            };
+            profile
+                .start
+                .retain(|call| !attempt.calls.contains(&call.number));
+            profile
+                .failing
+                .retain(|(call, _)| !attempt.calls.contains(&call.number));
+            profile
+                .calls
+                .extend(attempt.calls.iter().copied().map(allow));
+        }
+    }
+    if !matches!(change, Change::None | Change::StartOnly) {
+        for step in ALL_STEPS {
+            if !matches!(change, Change::Without(other) if other == step) {
+                profile.apply(step).expect("a sandbox");
+            }
+        }
+    }
+    say("locked ");
+    match (attempt.run)(&place) {
+        Ok(()) => say("done"),
+        Err(number) => say(&number.to_string()),
+    }
+    // SAFETY: nothing is left to be done.
+    unsafe { libc::_exit(0) }
+}
+
+fn say(text: &str) {
+    // SAFETY: the text is valid for its length.
+    unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
+}
+
+/// Starts a copy of this process that waits to be killed, and is when this process ends.
+fn victim() -> i32 {
+    // SAFETY: there is no other thread.
+    match unsafe { libc::fork() } {
+        0 => loop {
+            // SAFETY: both take no address.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                // Its parent may have ended before. Nobody waits for it longer than for its parent.
+                libc::close(1);
+                libc::close(2);
+                libc::alarm(LIMIT);
+                libc::pause();
+            }
+        },
+        victim => victim,
+    }
+}
+
+/// Whatever is not in the table ends the process, whatever its number.
+fn no_other_system_call(kind: &str) -> Result<(), Failed> {
+    let output = probe(&[OsStr::new("try-the-rest"), kind.as_ref()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    // A good part of all that there are.
+    let tried = text
+        .trim()
+        .strip_prefix("tried ")
+        .and_then(|number| number.parse::<i64>().ok());
+    if output.status.success() && tried.is_some_and(|tried| tried > NUMBERS / 2) {
+        Ok(())
+    } else {
+        Err(format!("{}: {text} {errors}", output.status).into())
+    }
+}
+
+/// As a process does when its last thread runs.
+fn lock_down(kind: Kind<'_>) -> Result<(), SandboxError> {
+    sandbox::lock_down(kind)?;
+    sandbox::no_more_threads()
+}
+
+fn try_the_rest(kind_name: &str) -> ExitCode {
+    // SAFETY: a signal that ends the process.
+    unsafe { libc::alarm(LIMIT) };
+    let store = env::temp_dir();
+    let kind = kind(kind_name, &store);
+    let profile = Profile::of(kind);
+    let failing = profile.failing.iter().map(|(call, _)| call);
+    let known: Vec<i64> = profile
+        .calls
+        .iter()
+        .chain(failing)
+        .filter(|call| !profile.start.contains(call))
+        .map(|call| call.number)
+        .collect();
+    // On this architecture the same numbers again are those of another, which has 32 bits for an address.
+    let x32 = if cfg!(target_arch = "x86_64") {
+        0x4000_0000..0x4000_0000 + NUMBERS
+    } else {
+        0..0
+    };
+    let others = (0..NUMBERS)
+        .filter(|number| !known.contains(number))
+        .chain(x32)
+        .chain([-1, i64::from(i32::MAX)]);
+    let mut tried = 0;
+    for number in others {
+        tried += 1;
+        // SAFETY: there is no other thread.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            if lock_down(kind).is_ok() {
+                // SAFETY: if the kernel does anything at all, it is not with addresses of this process.
+                unsafe { libc::syscall(number, 0, 0, 0, 0, 0, 0) };
+            }
+            // SAFETY: it ends the child.
+            unsafe { libc::_exit(0) };
+        }
+        let mut status = 0;
+        // SAFETY: the pointer is to an i32.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        // Linux lets no filter see these two, with which a debugger's probes return. Without such a probe they end the process too, or do nothing.
+        let is_of_probes = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
+        let is_killed = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS;
+        if waited != child || !(is_killed || is_of_probes) {
+            eprintln!("system call {number}: status {status:#x}");
+            return ExitCode::FAILURE;
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if !other_way_in(kind) {
+        return ExitCode::FAILURE;
+    }
+    println!("tried {tried}");
+    ExitCode::SUCCESS
+}
+
+/// Whether the process is also killed for a system call of 32-bit programs.
+#[cfg(target_arch = "x86_64")]
+fn other_way_in(kind: Kind<'_>) -> bool {
+    // SAFETY: there is no other thread.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        if lock_down(kind).is_ok() {
+            // There, 20 is `getpid`.
+            // SAFETY: it takes no address, and the kernel changes no register but that of the result.
+            unsafe { std::arch::asm!("int 0x80", inlateout("eax") 20 => _) };
+        }
+        // SAFETY: it ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to an i32.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    // Where the kernel has no such system calls, there is no such interrupt.
+    let signals = [libc::SIGSYS, libc::SIGSEGV];
+    waited == child && libc::WIFSIGNALED(status) && signals.contains(&libc::WTERMSIG(status))
+}
+
+/// No check of an argument is only written down.
+fn every_argument_that_is_checked_is_tried() -> Result<(), Failed> {
+    for name in KINDS {
+        let profile = Profile::of(kind(name, Path::new("/nowhere")));
+        for call in profile.calls.iter().filter(|call| !call.with.is_empty()) {
+            let tried = attempts_of(name).any(|attempt| attempt.calls == [call.number]);
+            if !tried {
+                return Err(format!("nothing tries {} with other arguments", call.name).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rules would not apply to a thread that was there before.
+fn a_second_thread() -> Result<(), Failed> {
+    match sandbox::lock_down(Kind::VirtualCard) {
+        Err(error @ SandboxError::Threads(_)) => {
+            assert!(error.to_string().ends_with("threads run already"));
+            Ok(())
+        }
+        other => Err(format!("{other:?}").into()),
+    }
+}
