@@ -430,8 +430,10 @@ impl EventLoop {
     }
 }
 
+/// Says at once what is wrong: as soon as the connection closes, the main process kills this one.
 fn sandbox_error(error: SandboxError) -> io::Error {
-    io::Error::other(format!("sandbox: {error}"))
+    log::error!("sandbox: {error}");
+    io::Error::other("the broker is not locked down")
 }
 
 /// What the loss of a peer means to the state machine.

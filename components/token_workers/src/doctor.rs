@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use pcsc::{Context, Error, ReaderState, Scope, State};
 
+use crate::sandbox;
+
 /// The TPM, through the kernel's resource manager.
 const TPM: &str = "/dev/tpmrm0";
 
@@ -36,11 +38,22 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks at the PC/SC service, its readers and cards, and the TPM. Changes nothing, and connects to no card.
+/// Looks at the kernel, the PC/SC service, its readers and cards, and the TPM. Changes nothing, and connects to no card.
 pub fn examine() -> Vec<Finding> {
-    let mut findings = pc_sc();
+    let mut findings = vec![kernel()];
+    findings.extend(pc_sc());
     findings.push(tpm(Path::new(TPM)));
     findings
+}
+
+fn kernel() -> Finding {
+    match sandbox::support() {
+        Ok(support) => Finding::Good(format!(
+            "the kernel can lock token processes down: seccomp, Landlock {}",
+            support.landlock
+        )),
+        Err(error) => Finding::Bad(error.to_string()),
+    }
 }
 
 fn pc_sc() -> Vec<Finding> {

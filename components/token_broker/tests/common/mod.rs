@@ -81,6 +81,27 @@ pub fn identity(origin: &str) -> PortIdentity {
     }
 }
 
+/// Has automation answer for the user that the origin may use tokens.
+pub fn grant(client: &TokenClient, origin: &str) {
+    let origin = Origin::new(origin).expect("an origin");
+    client.set_permission(
+        origin.clone(),
+        origin,
+        Feature::SecureElement,
+        PermissionState::Granted,
+    );
+}
+
+pub fn try_open_page(client: &TokenClient, origin: &str) -> Result<Page, TokenError> {
+    let (sender, receiver) = mpsc::channel();
+    let callback = move |result| {
+        let _ = sender.send(result);
+    };
+    let id = client.open_port(identity(origin), Box::new(callback));
+    let port = receiver.recv_timeout(PATIENCE).expect("an outcome")?;
+    Ok(Page::new(id, port))
+}
+
 impl Browser {
     /// With the embedded card, and a grant for [`ORIGIN`].
     pub fn start(pcsc: bool) -> Self {
@@ -103,13 +124,7 @@ impl Browser {
     }
 
     pub fn grant(&self, origin: &str) {
-        let origin = Origin::new(origin).expect("an origin");
-        self.client.set_permission(
-            origin.clone(),
-            origin,
-            Feature::SecureElement,
-            PermissionState::Granted,
-        );
+        grant(&self.client, origin);
     }
 
     /// With the embedded card, a folder to remember things in, and somebody to ask.
@@ -139,13 +154,7 @@ impl Browser {
     }
 
     pub fn try_open_page(&self, origin: &str) -> Result<Page, TokenError> {
-        let (sender, receiver) = mpsc::channel();
-        let callback = move |result| {
-            let _ = sender.send(result);
-        };
-        let id = self.client.open_port(identity(origin), Box::new(callback));
-        let port = receiver.recv_timeout(PATIENCE).expect("an outcome")?;
-        Ok(Page::new(id, port))
+        try_open_page(&self.client, origin)
     }
 
     pub fn open_page(&self) -> Page {

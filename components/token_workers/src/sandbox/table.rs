@@ -107,30 +107,35 @@ const THREAD: u32 = (libc::CLONE_VM
     | libc::CLONE_PARENT_SETTID
     | libc::CLONE_CHILD_CLEARTID) as u32;
 
-/// Until the last thread of the process runs. [`super::no_more_threads`] takes them away.
+/// Until the last thread of the process has been started. [`super::no_more_threads`] takes them away.
 pub const START: Group = Group {
     name: "start",
-    why: "Starting the threads that the process has, with the flags of the C library, and the filter that forbids all \
-          of this as soon as they run, before anything is read from a page, a card or another token process.",
+    why: "Starting the threads that the process has, with the flags of the C library, and the filter that forbids both \
+          as soon as they run, before anything is read from a page, a card or another token process.",
     calls: &[
         call!(SYS_clone, "a thread": [Is(0, THREAD)], [Is(0, THREAD | libc::CLONE_DETACHED as u32)]),
+        call!(SYS_seccomp, "a further filter": [
+            Is(0, libc::SECCOMP_SET_MODE_FILTER),
+            Is(1, libc::SECCOMP_FILTER_FLAG_TSYNC as u32)
+        ]),
+    ],
+};
+
+/// The first steps of a thread may come after the filter that forbids to start any more.
+const THREADS: Group = Group {
+    name: "threads",
+    why: "The first steps of a thread, and locks between threads.",
+    calls: &[
+        call!(SYS_futex),
+        call!(SYS_gettid),
         call!(SYS_prctl, "a thread's name; no new privileges":
             [Is(0, libc::PR_SET_NAME as u32)],
             [Is(0, libc::PR_SET_NO_NEW_PRIVS as u32)]),
         call!(SYS_rseq),
         call!(SYS_sched_getaffinity),
-        call!(SYS_seccomp, "a further filter": [
-            Is(0, libc::SECCOMP_SET_MODE_FILTER),
-            Is(1, libc::SECCOMP_FILTER_FLAG_TSYNC as u32)
-        ]),
+        call!(SYS_sched_yield),
         call!(SYS_set_robust_list),
     ],
-};
-
-const THREADS: Group = Group {
-    name: "threads",
-    why: "Locks between threads.",
-    calls: &[call!(SYS_futex), call!(SYS_gettid), call!(SYS_sched_yield)],
 };
 
 const SIGNALS: Group = Group {

@@ -663,6 +663,19 @@ pub const ATTEMPTS_OF_STORE: &[Attempt] = &[
         })
     },
     Attempt {
+        without: Some((Step::Landlock, Error(libc::ENOEXEC))),
+        ..landlocked(
+            "start a program from its store",
+            &[libc::SYS_execve],
+            1,
+            REFUSED,
+            |place| {
+                let path = c_path(&place.store().join("program"));
+                call(libc::SYS_execve, [address(&path), 0, 0, 0])
+            },
+        )
+    },
+    Attempt {
         outcomes: [REFUSED, REFUSED],
         unfiltered: REFUSED,
         without: Some((Step::Landlock, Done)),

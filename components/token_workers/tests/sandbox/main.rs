@@ -179,9 +179,11 @@ impl Ground {
         fs::write(place.outside(), "text").expect("a file");
         fs::create_dir_all(place.key().parent().expect("a folder")).expect("a folder");
         fs::write(place.key(), "secret").expect("a file");
-        fs::write(place.program(), "no program").expect("a file");
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(place.program(), mode).expect("a program");
+        for program in [place.program(), place.store().join("program")] {
+            fs::write(&program, "no program").expect("a file");
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&program, mode).expect("a program");
+        }
         symlink(place.outside(), place.store().join("link")).expect("a link");
         let name = SocketAddr::from_abstract_name(&place.abstract_name).expect("a name");
         Self {
