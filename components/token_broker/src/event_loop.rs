@@ -17,13 +17,14 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use token_traits::control::{FromBroker, ToBroker, WorkerId};
+use token_traits::transport::{Carrier, Gone, MAX_PACKET_LENGTH, Received, Wire};
 use token_traits::{Frame, PortId};
 use token_workers::process::{self, Connection};
 use token_workers::sandbox::{self, Kind, SandboxError};
 
 use crate::broker::{Broker, Input, Output};
+use crate::overview;
 use crate::store::{self, Remembered, Store, Writer};
-use crate::transport::{Carrier, Gone, MAX_PACKET_LENGTH, Received, Wire};
 
 /// How many frames of one peer are taken before others have their turn.
 const FRAMES_PER_TURN: usize = 16;
@@ -63,7 +64,7 @@ struct EventLoop {
     /// What the main process says, and to whom the broker answers.
     control: Receiver<ToBroker>,
     wake: Arc<OwnedFd>,
-    main_process: IpcSender<FromBroker>,
+    main_process: IpcSender<Frame>,
     /// The folder of what was remembered.
     store: Option<PathBuf>,
     /// Whether it is still to be read.
@@ -84,10 +85,7 @@ struct EventLoop {
 struct MainProcessGone;
 
 impl EventLoop {
-    fn new(
-        connection: Connection<ToBroker, FromBroker>,
-        store: Option<PathBuf>,
-    ) -> io::Result<Self> {
+    fn new(connection: Connection<ToBroker, Frame>, store: Option<PathBuf>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(&epoll, &wake, EventData::new_u64(CONTROL), EventFlags::IN)?;
@@ -374,7 +372,11 @@ impl EventLoop {
                 self.tell_main_process(FromBroker::WithdrawPrompt(prompt))?;
             }
             Output::Overview(id, overview) => {
-                self.tell_main_process(FromBroker::Overview { id, overview })?;
+                let mut parts = overview::parts(overview);
+                while let Some(part) = parts.pop_front() {
+                    let is_last = parts.is_empty();
+                    self.tell_main_process(FromBroker::Overview { id, part, is_last })?;
+                }
             }
             Output::Store(write) => {
                 if let Some(writer) = &self.writer {
@@ -426,7 +428,14 @@ impl EventLoop {
     }
 
     fn tell_main_process(&self, message: FromBroker) -> Result<(), MainProcessGone> {
-        self.main_process.send(message).map_err(|_| MainProcessGone)
+        match Frame::encode(&message) {
+            Ok(frame) => self.main_process.send(frame).map_err(|_| MainProcessGone),
+            // Nothing that is sent is nearly so long.
+            Err(error) => {
+                log::error!("a message to the main process: {error}");
+                Ok(())
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! - [`broker`] decides: a state machine without input or output, which is where the rules are tested;
 //! - [`access`] says who may open what;
 //! - [`event_loop`] connects the state machine to documents, workers and the main process;
-//! - [`transport`] keeps them from doing it harm on the way.
+//! - [`token_traits::transport`] keeps them from doing it harm on the way.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,7 @@ pub mod access;
 mod apdu;
 pub mod broker;
 pub mod event_loop;
+mod overview;
 mod reader;
 pub mod store;
 mod supervision;
-pub mod transport;

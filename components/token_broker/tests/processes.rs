@@ -317,24 +317,33 @@ fn a_port_that_the_main_process_closes_is_closed() {
 
 #[test]
 fn ports_are_limited_and_there_is_room_for_as_many() {
-    const MAX_PORTS: usize = 512;
+    const MAX_PORTS: u64 = 512;
+    const OF_WEBVIEW: u64 = 128;
     // This program holds the documents' ends, as many as the broker.
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("room for the pages");
     let browser = Browser::start(false);
-    let mut pages: Vec<Page> = (0..MAX_PORTS).map(|_| browser.open_page()).collect();
-    let one_more = browser.try_open_page(ORIGIN).map(|_| ());
-    assert_eq!(one_more.expect_err("an error").kind, ErrorKind::Io);
+    let open = |webview| try_open_page_in(&browser.client, webview, ORIGIN);
+    let open_one_more = |webview| {
+        let one_more = open(webview).map(|_| ());
+        assert_eq!(one_more.expect_err("an error").kind, ErrorKind::Io);
+    };
+    let mut pages: Vec<Page> = Vec::new();
+    for webview in 0..MAX_PORTS / OF_WEBVIEW {
+        pages.extend((0..OF_WEBVIEW).map(|_| open(webview).expect("a port")));
+        open_one_more(webview);
+    }
+    open_one_more(MAX_PORTS);
     for page in &mut pages {
         assert_eq!(page.readers().len(), 1);
     }
     // There is room again when the main process closes a port, and when a document just goes.
     let closed = pages.pop().expect("a page");
     browser.client.close_port(closed.id);
-    pages.push(browser.open_page());
+    pages.push(open(MAX_PORTS).expect("a port"));
     pages.pop();
-    wait_for("room", || browser.try_open_page(ORIGIN).ok());
+    wait_for("room", || open(MAX_PORTS).ok());
 }
 
 #[test]

@@ -6,16 +6,15 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::{IpcOneShotServer, IpcSender};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::{Deserialize, Serialize};
-use token_traits::control::Hello;
+
+use crate::bootstrap::{Reported, Server};
 
 /// How long a process may take to report.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -32,34 +31,24 @@ pub(crate) struct ChildId(pub(crate) u64);
 pub(crate) struct Child {
     pub(crate) id: ChildId,
     handle: OwnedFd,
-    /// `None` once it has reported.
-    pending: Option<Pending>,
+    /// Until when it has to report; `None` once it has.
+    deadline: Option<Instant>,
     /// The process ends when this is dropped.
-    pub(crate) lifeline: Option<IpcSender<()>>,
-}
-
-struct Pending {
-    /// The name of the server where it is to report.
-    token: String,
-    until: Instant,
+    lifeline: Option<OwnedFd>,
 }
 
 impl Child {
-    /// Starts `binary` as a process of that kind, with those arguments besides. `reported` is called when it has reported or will not any more,
-    /// `ended` when it has ended and been reaped, both on threads of their own.
-    pub(crate) fn start<ToChild, FromChild>(
+    /// Starts `binary` as a process of that kind, with those arguments besides. `reported` is called when it has reported
+    /// or will not any more, `ended` when it has ended and been reaped, both on threads of their own.
+    pub(crate) fn start(
         id: ChildId,
         binary: &Path,
         kind: &str,
         arguments: &[&OsStr],
-        reported: impl FnOnce(Result<Hello<ToChild, FromChild>, String>) + Send + 'static,
+        reported: impl FnOnce(Result<Reported, String>) + Send + 'static,
         ended: impl FnOnce(io::Result<ExitStatus>) + Send + 'static,
-    ) -> io::Result<Self>
-    where
-        ToChild: for<'de> Deserialize<'de> + Serialize + Send + 'static,
-        FromChild: for<'de> Deserialize<'de> + Serialize + Send + 'static,
-    {
-        let (server, token) = IpcOneShotServer::<Hello<ToChild, FromChild>>::new()?;
+    ) -> io::Result<Self> {
+        let server = Server::new()?;
         let environment = ENVIRONMENT
             .into_iter()
             .filter_map(|name| Some((name, std::env::var_os(name)?)));
@@ -67,7 +56,7 @@ impl Child {
         // file descriptors it has inherited all the same.
         let mut process = Command::new(binary)
             .arg(kind)
-            .arg(&token)
+            .arg(server.name())
             .args(arguments)
             .env_clear()
             .envs(environment)
@@ -76,26 +65,23 @@ impl Child {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()?;
-        let handle = i32::try_from(process.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| io::Error::other("no process id"))
-            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
-        let handle = match handle {
-            Ok(handle) => handle,
+        let pid = Pid::from_child(&process);
+        let handles = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(io::Error::from)
+            .and_then(|handle| Ok((handle.try_clone()?, handle)));
+        let (handle, watched) = match handles {
+            Ok(handles) => handles,
             Err(error) => {
                 let _ = process.kill();
                 let _ = process.wait();
                 return Err(error);
             }
         };
+        let until = Instant::now() + START_LIMIT;
         let child = Self {
             id,
             handle,
-            pending: Some(Pending {
-                token,
-                until: Instant::now() + START_LIMIT,
-            }),
+            deadline: Some(until),
             lifeline: None,
         };
         // From here on an error drops `child`, which kills the process.
@@ -104,22 +90,19 @@ impl Child {
             .spawn(move || ended(process.wait()))?;
         thread::Builder::new()
             .name(format!("{kind} start"))
-            .spawn(move || {
-                let hello = server.accept().map(|(_, hello)| hello);
-                reported(hello.map_err(|error| error.to_string()));
-            })?;
+            .spawn(move || reported(server.wait(pid, watched.as_fd(), until)))?;
         Ok(child)
     }
 
     /// Takes in that the process has reported.
-    pub(crate) fn started(&mut self, lifeline: IpcSender<()>) {
-        self.pending = None;
+    pub(crate) fn started(&mut self, lifeline: OwnedFd) {
+        self.deadline = None;
         self.lifeline = Some(lifeline);
     }
 
     /// Until when the process has to report; `None` once it has.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.pending.as_ref().map(|pending| pending.until)
+        self.deadline
     }
 
     /// Kills the process at once.
@@ -132,10 +115,5 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
-        if let Some(Pending { token, .. }) = &self.pending {
-            // The thread that waits for the report cannot be interrupted, but it can be connected to: it finds a
-            // connection that closes without a word. Where it has ended meanwhile, the name is gone.
-            let _ = IpcSender::<()>::connect(token.clone());
-        }
     }
 }

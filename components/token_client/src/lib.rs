@@ -12,7 +12,9 @@
 #![warn(missing_docs)]
 
 mod activation;
+mod bootstrap;
 mod child;
+mod outbox;
 mod supervisor;
 
 use std::collections::HashMap;

@@ -6,22 +6,23 @@
 //!
 //! Each asks the kernel to be killed with the thread that started it, so no other thread may do it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::{self, IpcSender};
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use rustix::process::Signal;
-use token_traits::control::{
-    BrokerHello, FromBroker, GOOD_LIFE, ToBroker, WorkerHello, WorkerId, WorkerKind, restart_pause,
-};
+use serde::{Deserialize, Serialize};
+use token_traits::control::{FromBroker, GOOD_LIFE, ToBroker, WorkerId, WorkerKind, restart_pause};
 use token_traits::prompt::{GrantId, Overview, PromptAnswer, PromptHost, PromptId, PromptRequest};
+use token_traits::transport::{self, Carrier, Packer, Received, ReceiverEnd};
 use token_traits::wire::WIRE_VERSION;
 use token_traits::{
     ErrorKind, Frame, OpenPortCallback, PermissionState, PortId, PortIdentity, TokenError,
@@ -29,7 +30,9 @@ use token_traits::{
 };
 
 use crate::activation::Activations;
+use crate::bootstrap::Reported;
 use crate::child::{Child, ChildId};
+use crate::outbox::Outbox;
 use crate::{ClientConfig, OverviewCallback, Permissions, Subject, lock};
 
 /// Most workers at a time: the virtual card, the monitor, PC/SC's 16 readers, and some that are being replaced.
@@ -38,8 +41,29 @@ const MAX_WORKERS: usize = 32;
 /// Most ports at a time. Every document can have one, and each takes two file descriptors of the broker.
 pub(crate) const MAX_PORTS: usize = 512;
 
+/// Most ports of one webview at a time, so that no page takes them all.
+pub(crate) const MAX_PORTS_OF_WEBVIEW: usize = MAX_PORTS / 4;
+
+/// How long the broker may take to open a port, or to read what it is sent.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Most messages of the broker's that wait to be dealt with. Then it has to wait.
+const MAX_UNHANDLED: usize = 256;
+
+/// Most workers to be started in [`STARTS_PERIOD`].
+const MAX_STARTS: usize = 200;
+const STARTS_PERIOD: Duration = Duration::from_secs(10);
+
+/// If this thread is so late, the machine or all processes stood still, and nobody else is to blame for being late.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// What others get then.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// How long the page of tokens waits for an overview.
 const OVERVIEW_LIMIT: Duration = Duration::from_secs(10);
+
+/// Most parts of an overview. The grants, the rules and the audit log that are shown fit.
+const MAX_OVERVIEW_PARTS: usize = 128;
 
 /// Most overviews that are waited for.
 const MAX_OVERVIEWS: usize = 16;
@@ -56,9 +80,11 @@ pub(crate) enum Event {
     Overview(OverviewCallback),
     Revoke(GrantId),
     Stop,
-    BrokerReported(ChildId, Result<BrokerHello, String>),
+    BrokerReported(ChildId, Result<Reported, String>),
     BrokerSent(ChildId, FromBroker),
-    WorkerReported(WorkerId, ChildId, Result<WorkerHello, String>),
+    /// The broker cannot be reached, or does not keep to the protocol.
+    BrokerLost(ChildId, String),
+    WorkerReported(WorkerId, ChildId, Result<Reported, String>),
     Ended(ChildId, io::Result<ExitStatus>),
 }
 
@@ -86,7 +112,7 @@ pub(crate) fn start(
         workers: HashMap::new(),
         waiting: Vec::new(),
         opening: HashMap::new(),
-        open: HashSet::new(),
+        open: HashMap::new(),
         shown: HashMap::new(),
         next_prompt: 0,
         overviews: HashMap::new(),
@@ -94,6 +120,9 @@ pub(crate) fn start(
         revocations: Vec::new(),
         ends: 0,
         not_before: None,
+        starts: VecDeque::new(),
+        grace: None,
+        packer: None,
     };
     thread::Builder::new()
         .name("token supervisor".into())
@@ -113,9 +142,9 @@ struct Supervisor {
     /// Ports that wait for the broker to start.
     waiting: Vec<Waiting>,
     /// Ports of which the broker has still to say that it serves them, with the document's ends.
-    opening: HashMap<PortId, (Waiting, TokenPort)>,
-    /// Ports that the running broker serves.
-    open: HashSet<PortId>,
+    opening: HashMap<PortId, Opening>,
+    /// Ports that the running broker serves, with their webviews.
+    open: HashMap<PortId, u64>,
     /// The running broker's prompts that were handed to the prompt host and not answered yet, by the broker's ids.
     shown: HashMap<PromptId, ShownPrompt>,
     next_prompt: u64,
@@ -127,6 +156,18 @@ struct Supervisor {
     /// How often the broker has ended in a row.
     ends: u32,
     not_before: Option<Instant>,
+    /// When workers were started, within the period that counts.
+    starts: VecDeque<Instant>,
+    /// After a standstill: nobody is late before that.
+    grace: Option<Instant>,
+    /// Made when it is first needed.
+    packer: Option<Packer>,
+}
+
+struct Opening {
+    waiting: Waiting,
+    ends: TokenPort,
+    until: Instant,
 }
 
 struct Waiting {
@@ -145,6 +186,9 @@ struct PendingOverview {
     until: Instant,
     /// Whether the running broker was asked.
     asked: bool,
+    /// What has arrived of it, and in how many parts.
+    overview: Overview,
+    parts: usize,
 }
 
 enum Broker {
@@ -153,7 +197,10 @@ enum Broker {
     Running {
         child: Child,
         since: Instant,
-        sender: IpcSender<ToBroker>,
+        outbox: Outbox,
+        /// One for each message that is dealt with, or waits for it.
+        unhandled: Receiver<()>,
+        _inbox: ReceiverEnd,
     },
 }
 
@@ -165,12 +212,17 @@ struct Worker {
 impl Supervisor {
     fn run(&mut self, events: &Receiver<Event>) {
         loop {
-            let event = match self.deadline() {
+            let deadline = self.deadline();
+            let event = match deadline {
                 None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(deadline) => {
                     events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
                 }
             };
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| now > deadline + STANDSTILL) {
+                self.grace = Some(now + GRACE);
+            }
             match event {
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(event) => self.handle(event),
@@ -178,7 +230,7 @@ impl Supervisor {
             }
             self.check_deadlines();
         }
-        let unopened = self.opening.drain().map(|(_, (waiting, _))| waiting);
+        let unopened = self.opening.drain().map(|(_, opening)| opening.waiting);
         self.waiting.extend(unopened);
         self.fail_waiting("the browser is closing");
         self.withdraw_prompts();
@@ -186,7 +238,7 @@ impl Supervisor {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::OpenPort(_, _, callback) if self.ports() >= MAX_PORTS => {
+            Event::OpenPort(_, identity, callback) if !self.has_room(identity.webview) => {
                 callback(Err(TokenError::new(
                     ErrorKind::Io,
                     "too many documents use tokens",
@@ -215,8 +267,17 @@ impl Supervisor {
             Event::Stop => {}
             Event::BrokerReported(child, hello) => self.broker_reported(child, hello),
             Event::BrokerSent(child, message) => {
-                if self.is_running(child) {
+                if let Broker::Running { unhandled, .. } = &self.broker
+                    && self.is_running(child)
+                {
+                    // There is one: it was put there before the message.
+                    let _ = unhandled.try_recv();
                     self.broker_sent(message);
+                }
+            }
+            Event::BrokerLost(child, reason) => {
+                if self.is_running(child) {
+                    self.broker_ended(&reason);
                 }
             }
             Event::WorkerReported(worker, child, hello) => {
@@ -229,20 +290,48 @@ impl Supervisor {
     fn deadline(&self) -> Option<Instant> {
         let broker = match &self.broker {
             Broker::Starting(child) => child.deadline(),
+            Broker::Running { outbox, .. } => {
+                outbox.waits_since().map(|since| since + ANSWER_LIMIT)
+            }
             Broker::Stopped if self.has_waiting() => self.not_before,
-            Broker::Stopped | Broker::Running { .. } => None,
+            Broker::Stopped => None,
         };
         let overviews = self.overviews.values().map(|overview| overview.until);
+        let ports = self.opening.values().map(|opening| opening.until);
         let workers = self
             .workers
             .values()
             .filter_map(|worker| worker.child.deadline());
-        broker.into_iter().chain(workers).chain(overviews).min()
+        let all = broker.into_iter().chain(workers).chain(overviews);
+        let first = all.chain(ports).min();
+        first.map(|first| self.grace.map_or(first, |grace| first.max(grace)))
     }
 
     fn check_deadlines(&mut self) {
         let now = Instant::now();
+        if self.grace.is_some_and(|grace| now < grace) {
+            return self.serve_waiting();
+        }
+        self.grace = None;
         let overdue = |child: &Child| child.deadline().is_some_and(|deadline| deadline <= now);
+        if let Broker::Running { outbox, .. } = &self.broker
+            && let Some(since) = outbox.waits_since()
+            && since + ANSWER_LIMIT <= now
+        {
+            self.broker_ended("it does not read what it is sent");
+        }
+        let unopened: Vec<Opening> = self
+            .opening
+            .extract_if(|_, opening| opening.until <= now)
+            .map(|(_, opening)| opening)
+            .collect();
+        if !unopened.is_empty() {
+            self.broker_ended("it does not open ports");
+        }
+        for Opening { waiting, .. } in unopened {
+            let message = "the token broker does not answer";
+            (waiting.callback)(Err(TokenError::new(ErrorKind::Io, message)));
+        }
         if let Broker::Starting(child) = &self.broker
             && overdue(child)
         {
@@ -267,8 +356,17 @@ impl Supervisor {
         ChildId(self.next_child)
     }
 
-    fn ports(&self) -> usize {
-        self.waiting.len() + self.opening.len() + self.open.len()
+    /// Whether there is room for one more port, of that webview.
+    fn has_room(&self, webview: u64) -> bool {
+        let waiting = self.waiting.iter().map(|waiting| waiting.identity.webview);
+        let opening = self.opening.values();
+        let opening = opening.map(|opening| opening.waiting.identity.webview);
+        let all: Vec<u64> = waiting
+            .chain(opening)
+            .chain(self.open.values().copied())
+            .collect();
+        let of_webview = all.iter().filter(|other| **other == webview).count();
+        all.len() < MAX_PORTS && of_webview < MAX_PORTS_OF_WEBVIEW
     }
 
     /// What tells this thread that a process has ended.
@@ -311,9 +409,9 @@ impl Supervisor {
     }
 
     fn open_port(&mut self, waiting: Waiting) {
-        let Broker::Running { sender, .. } = &self.broker else {
+        if !matches!(self.broker, Broker::Running { .. }) {
             return self.waiting.push(waiting);
-        };
+        }
         let channels = ipc::channel().and_then(|requests| Ok((requests, ipc::channel()?)));
         let ((request_sender, requests), (messages, message_receiver)) = match channels {
             Ok(channels) => channels,
@@ -325,20 +423,23 @@ impl Supervisor {
                 )));
             }
         };
-        let sent = sender.send(ToBroker::OpenPort {
+        let message = ToBroker::OpenPort {
             port: waiting.port,
             identity: waiting.identity.clone(),
             requests,
             messages,
-        });
-        let port = TokenPort {
+        };
+        let ends = TokenPort {
             requests: request_sender,
             messages: message_receiver,
         };
-        self.opening.insert(waiting.port, (waiting, port));
-        if let Err(error) = sent {
-            self.broker_ended(&error.to_string());
-        }
+        let opening = Opening {
+            ends,
+            until: Instant::now() + ANSWER_LIMIT,
+            waiting,
+        };
+        self.opening.insert(opening.waiting.port, opening);
+        self.tell_broker(message);
     }
 
     fn close_port(&mut self, port: PortId) {
@@ -349,7 +450,7 @@ impl Supervisor {
                 let opening = self.opening.remove(&port);
                 self.open.remove(&port);
                 self.tell_broker(ToBroker::ClosePort(port));
-                opening.map(|(waiting, _)| waiting)
+                opening.map(|opening| opening.waiting)
             }
         };
         if let Some(Waiting { callback, .. }) = unopened {
@@ -385,42 +486,32 @@ impl Supervisor {
         }
     }
 
-    fn broker_reported(&mut self, id: ChildId, hello: Result<BrokerHello, String>) {
+    fn broker_reported(&mut self, id: ChildId, reported: Result<Reported, String>) {
         let mut child = match std::mem::replace(&mut self.broker, Broker::Stopped) {
             Broker::Starting(child) if child.id == id => child,
             // A process that was given up.
             other => return self.broker = other,
         };
-        let hello = match hello {
-            Ok(hello) if hello.version == WIRE_VERSION => hello,
-            Ok(hello) => {
-                self.broker = Broker::Starting(child);
-                return self.broker_ended(&format!("it is of wire version {}", hello.version));
+        let connected = reported.and_then(|reported| {
+            check_version(&reported)?;
+            self.connect_broker(id, reported)
+                .map_err(|error| error.to_string())
+        });
+        match connected {
+            Ok((lifeline, outbox, unhandled, inbox)) => {
+                child.started(lifeline);
+                self.broker = Broker::Running {
+                    child,
+                    since: Instant::now(),
+                    outbox,
+                    unhandled,
+                    _inbox: inbox,
+                };
             }
-            Err(error) => {
+            Err(reason) => {
                 self.broker = Broker::Starting(child);
-                return self.broker_ended(&error);
+                return self.broker_ended(&reason);
             }
-        };
-        child.started(hello.lifeline);
-        let events = self.events.clone();
-        let from_broker = hello.from_child;
-        let reader = thread::Builder::new()
-            .name("token broker".into())
-            .spawn(move || {
-                while let Ok(message) = from_broker.recv() {
-                    if events.send(Event::BrokerSent(id, message)).is_err() {
-                        break;
-                    }
-                }
-            });
-        self.broker = Broker::Running {
-            child,
-            since: Instant::now(),
-            sender: hello.to_child,
-        };
-        if let Err(error) = reader {
-            return self.broker_ended(&error.to_string());
         }
         self.tell_broker(ToBroker::Configure(self.config.broker_config()));
         let permissions = lock(&self.permissions).clone();
@@ -429,16 +520,59 @@ impl Supervisor {
         }
     }
 
+    /// Starts the threads that send to the broker and receive from it.
+    fn connect_broker(
+        &mut self,
+        id: ChildId,
+        Reported {
+            to_child,
+            from_child,
+            lifeline,
+            ..
+        }: Reported,
+    ) -> io::Result<(OwnedFd, Outbox, Receiver<()>, ReceiverEnd)> {
+        let (_, sender) = self.pack::<(), _>(&from_child, &to_child)?;
+        let events = self.events.clone();
+        let outbox = Outbox::start(sender, to_child, move |error| {
+            // Without a supervisor nobody needs to know.
+            let _ = events.send(Event::BrokerLost(id, error));
+        })?;
+        let (receiver, inbox) = transport::Receiver::new(from_child);
+        let (slots, unhandled) = mpsc::sync_channel(MAX_UNHANDLED);
+        let events = self.events.clone();
+        thread::Builder::new()
+            .name("token broker".into())
+            .spawn(move || receive_from_broker(receiver, id, &slots, &events))?;
+        Ok((lifeline, outbox, unhandled, inbox))
+    }
+
+    /// Makes the ends of channels that a token process's sockets belong to.
+    fn pack<R, S>(
+        &mut self,
+        receive: &OwnedFd,
+        send: &OwnedFd,
+    ) -> io::Result<(IpcReceiver<R>, IpcSender<S>)>
+    where
+        R: for<'de> Deserialize<'de> + Serialize,
+        S: for<'de> Deserialize<'de> + Serialize,
+    {
+        let packer = match &mut self.packer {
+            Some(packer) => packer,
+            none => none.insert(Packer::new(&Carrier::new()?)?),
+        };
+        packer.pack(receive.as_fd(), send.as_fd())
+    }
+
     fn is_running(&self, id: ChildId) -> bool {
         matches!(&self.broker, Broker::Running { child, .. } if child.id == id)
     }
 
     /// Sends something to the broker if there is one.
     fn tell_broker(&mut self, message: ToBroker) {
-        if let Broker::Running { sender, .. } = &self.broker
-            && let Err(error) = sender.send(message)
+        if let Broker::Running { outbox, .. } = &self.broker
+            && outbox.send(message).is_err()
         {
-            self.broker_ended(&error.to_string());
+            self.broker_ended("it does not read what it is sent");
         }
     }
 
@@ -504,6 +638,8 @@ impl Supervisor {
             callback,
             until: Instant::now() + OVERVIEW_LIMIT,
             asked: false,
+            overview: Overview::default(),
+            parts: 0,
         };
         self.overviews.insert(self.next_overview, overview);
         self.serve_waiting();
@@ -521,9 +657,22 @@ impl Supervisor {
         }
     }
 
-    fn overview_arrived(&mut self, id: u64, overview: Overview) {
-        if let Some(pending) = self.overviews.remove(&id) {
-            (pending.callback)(overview);
+    fn overview_arrived(&mut self, id: u64, part: Overview, is_last: bool) {
+        // One that was given up, unless the broker has made it up.
+        let Some(pending) = self.overviews.get_mut(&id).filter(|other| other.asked) else {
+            return;
+        };
+        pending.parts += 1;
+        if pending.parts > MAX_OVERVIEW_PARTS {
+            return self.broker_ended("its overview has no end");
+        }
+        let overview = &mut pending.overview;
+        overview.readers.extend(part.readers);
+        overview.grants.extend(part.grants);
+        overview.audit.extend(part.audit);
+        overview.problem = part.problem.or(overview.problem.take());
+        if is_last && let Some(pending) = self.overviews.remove(&id) {
+            (pending.callback)(pending.overview);
         }
     }
 
@@ -544,7 +693,7 @@ impl Supervisor {
         self.withdraw_prompts();
         self.overviews.retain(|_, overview| !overview.asked);
         // The next one serves the ports that this one did not come to.
-        let unopened = self.opening.drain().map(|(_, (waiting, _))| waiting);
+        let unopened = self.opening.drain().map(|(_, opening)| opening.waiting);
         self.waiting.extend(unopened);
         self.ends = self.ends.saturating_add(1);
         self.not_before = Some(Instant::now() + restart_pause(self.ends));
@@ -577,9 +726,9 @@ impl Supervisor {
                 }
             }
             FromBroker::PortOpened(port) => {
-                if let Some((Waiting { port, callback, .. }, ends)) = self.opening.remove(&port) {
-                    self.open.insert(port);
-                    callback(Ok(ends));
+                if let Some(Opening { waiting, ends, .. }) = self.opening.remove(&port) {
+                    self.open.insert(port, waiting.identity.webview);
+                    (waiting.callback)(Ok(ends));
                 }
             }
             FromBroker::PortClosed(port) => {
@@ -595,7 +744,9 @@ impl Supervisor {
                     self.prompts.withdraw(shown.host_id.0);
                 }
             }
-            FromBroker::Overview { id, overview } => self.overview_arrived(id, overview),
+            FromBroker::Overview { id, part, is_last } => {
+                self.overview_arrived(id, part, is_last);
+            }
         }
     }
 
@@ -617,6 +768,12 @@ impl Supervisor {
         if self.workers.len() >= MAX_WORKERS {
             return Err("too many workers run".into());
         }
+        let now = Instant::now();
+        self.starts.retain(|start| *start + STARTS_PERIOD > now);
+        if self.starts.len() >= MAX_STARTS {
+            return Err("too many workers were started".into());
+        }
+        self.starts.push_back(now);
         let id = self.next_child();
         let events = self.events.clone();
         let child = Child::start(
@@ -639,26 +796,22 @@ impl Supervisor {
         &mut self,
         id: WorkerId,
         child: ChildId,
-        hello: Result<WorkerHello, String>,
+        reported: Result<Reported, String>,
     ) {
-        let Some(worker) = self
-            .workers
-            .get_mut(&id)
-            .filter(|worker| worker.child.id == child)
-        else {
+        let is_known = |worker: &Worker| worker.child.id == child;
+        if !self.workers.get(&id).is_some_and(is_known) {
             return;
-        };
-        let started = hello.and_then(|hello| {
-            if hello.version != WIRE_VERSION {
-                return Err(format!("it is of wire version {}", hello.version));
-            }
+        }
+        let started = reported.and_then(|reported| {
+            check_version(&reported)?;
+            let ends = self.pack(&reported.from_child, &reported.to_child);
+            let (replies, requests) = ends.map_err(|error| error.to_string())?;
+            let worker = self.workers.get_mut(&id).ok_or("it is not known")?;
             let kind = Frame::encode(&worker.kind).map_err(|error| error.to_string())?;
-            hello
-                .to_child
-                .send(kind)
-                .map_err(|error| error.to_string())?;
-            worker.child.started(hello.lifeline);
-            Ok((hello.to_child, hello.from_child))
+            // It has read nothing yet, so there is room.
+            requests.send(kind).map_err(|error| error.to_string())?;
+            worker.child.started(reported.lifeline);
+            Ok((requests, replies))
         });
         match started {
             Ok((requests, replies)) => self.tell_broker(ToBroker::WorkerStarted {
@@ -698,6 +851,44 @@ impl Supervisor {
     }
 }
 
+/// Takes what the broker sends, and waits while too much of it is not dealt with.
+fn receive_from_broker(
+    mut receiver: transport::Receiver,
+    id: ChildId,
+    slots: &SyncSender<()>,
+    events: &Sender<Event>,
+) {
+    let lost = |reason: &str| {
+        // Without a supervisor nobody needs to know.
+        let _ = events.send(Event::BrokerLost(id, reason.to_owned()));
+    };
+    loop {
+        let frame = match receiver.receive() {
+            Received::Frame(frame) => frame,
+            Received::Nothing => continue,
+            Received::Broken => return lost("it sent something that is no message"),
+            // Its end says why.
+            Received::Closed => return,
+        };
+        match frame.decode() {
+            Ok(message) => {
+                // The supervisor has ended, or given this broker up.
+                if slots.send(()).is_err() || events.send(Event::BrokerSent(id, message)).is_err() {
+                    return;
+                }
+            }
+            Err(error) => return lost(&error.to_string()),
+        }
+    }
+}
+
+fn check_version(reported: &Reported) -> Result<(), String> {
+    match reported.version {
+        WIRE_VERSION => Ok(()),
+        version => Err(format!("it is of wire version {version}")),
+    }
+}
+
 fn set_permission(
     (origin, top_level_origin, feature): Subject,
     state: PermissionState,
@@ -722,6 +913,7 @@ fn describe(status: io::Result<ExitStatus>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::BorrowedFd;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
     use std::sync::OnceLock;
@@ -774,7 +966,7 @@ mod tests {
     struct FakeBroker {
         child: ChildId,
         inbox: IpcReceiver<ToBroker>,
-        outbox: IpcSender<FromBroker>,
+        outbox: IpcSender<Frame>,
         _lifeline: IpcReceiver<()>,
     }
 
@@ -784,7 +976,7 @@ mod tests {
         }
 
         fn send(&self, message: FromBroker) {
-            self.outbox.send(message).unwrap();
+            self.outbox.send(Frame::encode(&message).unwrap()).unwrap();
         }
 
         fn ask(&self, id: u64, webview: u64) {
@@ -828,6 +1020,26 @@ mod tests {
         }
     }
 
+    /// What a process with these channels reports.
+    fn reported(
+        to_child: IpcSender<ToBroker>,
+        from_child: IpcReceiver<Frame>,
+        lifeline: IpcSender<()>,
+    ) -> Reported {
+        let carrier = Carrier::new().unwrap();
+        let own = |end: BorrowedFd<'_>| end.try_clone_to_owned().unwrap();
+        let (_, unused) = ipc::channel().unwrap();
+        let lifeline = carrier.unpack(unused, lifeline.to_opaque().to()).unwrap();
+        let wire = carrier.unpack(from_child, to_child.to_opaque().to());
+        let wire = wire.unwrap();
+        Reported {
+            version: WIRE_VERSION,
+            to_child: own(wire.sending_end()),
+            from_child: own(wire.receiving_end()),
+            lifeline: own(lifeline.sending_end()),
+        }
+    }
+
     struct Rig {
         events: Sender<Event>,
         activations: Arc<Mutex<Activations>>,
@@ -864,13 +1076,10 @@ mod tests {
             let (outbox, from_child) = ipc::channel().unwrap();
             let (lifeline, _lifeline) = ipc::channel().unwrap();
             let child = ChildId(self.brokers);
-            let hello = BrokerHello {
-                version: WIRE_VERSION,
-                to_child,
-                from_child,
-                lifeline,
-            };
-            self.send(Event::BrokerReported(child, Ok(hello)));
+            self.send(Event::BrokerReported(
+                child,
+                Ok(reported(to_child, from_child, lifeline)),
+            ));
             let broker = FakeBroker {
                 child,
                 inbox,
@@ -893,7 +1102,8 @@ mod tests {
             match broker.next() {
                 ToBroker::GetOverview { id } => broker.send(FromBroker::Overview {
                     id,
-                    overview: Overview::default(),
+                    part: Overview::default(),
+                    is_last: true,
                 }),
                 other => panic!("{other:?}"),
             }
@@ -1118,7 +1328,8 @@ mod tests {
         match broker.next() {
             ToBroker::GetOverview { id } => broker.send(FromBroker::Overview {
                 id,
-                overview: Overview::default(),
+                part: Overview::default(),
+                is_last: true,
             }),
             other => panic!("{other:?}"),
         }

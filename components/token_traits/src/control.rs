@@ -6,8 +6,8 @@
 //!
 //! The main process is trusted; it spawns every process. The broker cannot spawn: it asks.
 //!
-//! Every token process is started as `token-broker KIND TOKEN`, where TOKEN names an `IpcOneShotServer` of the main
-//! process. It creates its own channels and sends the main process's ends of them in a [`Hello`]. The broker is told on the
+//! Every token process is started as `token-broker KIND TOKEN`, where TOKEN is what `IpcSender::connect` takes. It creates its
+//! own channels and sends the main process's ends of them in a [`Hello`]. The main process listens to nobody else there. The broker is told on the
 //! command line as well, with `--store FOLDER`, where it keeps grants and the audit log: it opens nothing else.
 
 use std::time::Duration;
@@ -37,8 +37,8 @@ pub struct Hello<ToChild, FromChild> {
     pub lifeline: IpcSender<()>,
 }
 
-/// The broker's [`Hello`].
-pub type BrokerHello = Hello<ToBroker, FromBroker>;
+/// The broker's [`Hello`]. What comes from it is [`FromBroker`], each in a [`Frame`].
+pub type BrokerHello = Hello<ToBroker, Frame>;
 
 /// A worker's [`Hello`]. The main process hands both ends on to the broker without reading from them, after it has
 /// sent the worker its [`WorkerKind`] as the first frame.
@@ -204,12 +204,15 @@ pub enum FromBroker {
     Prompt(PromptRequest),
     /// The answer to a prompt is not needed any more. None comes.
     WithdrawPrompt(PromptId),
-    /// The answer to [`ToBroker::GetOverview`].
+    /// A part of the answer to [`ToBroker::GetOverview`], which may be too long for one message. Its lists follow those of
+    /// the parts before.
     Overview {
         /// As in the question.
         id: u64,
         /// What there is.
-        overview: Overview,
+        part: Overview,
+        /// Whether that was all.
+        is_last: bool,
     },
 }
 

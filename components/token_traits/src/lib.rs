@@ -8,7 +8,7 @@
 //! The parts by reader:
 //! - a document (content process) uses [`TokenPort`], [`port`] and [`wire`];
 //! - the engine's parent (constellation) uses [`identity`] and [`TokenBroker`];
-//! - the main process and the broker use [`control`] between them.
+//! - the main process and the broker use [`control`] between them, and [`transport`] towards whom they do not trust.
 //!
 //! Only plain `ipc_channel::ipc` types cross to the broker: Servo's `GenericSender` and `GenericCallback`
 //! serialise as addresses in single-process mode.
@@ -23,6 +23,7 @@ pub mod identity;
 pub mod permissions_policy;
 pub mod port;
 pub mod prompt;
+pub mod transport;
 pub mod wire;
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender};

@@ -5,7 +5,6 @@
 //! Every message that travels in a frame arrives as it was sent.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -289,12 +288,10 @@ proptest! {
         pcsc in any::<bool>(),
         virtual_card in option::of(".{0,40}"),
         uicc_readers in vec(".{0,40}", 0..3),
-        store in option::of(".{0,40}"),
         device_rules in option::of(".{0,400}"),
         when_no_rules in option::of(prop_oneof![Just(WhenNoRules::Ask), Just(WhenNoRules::Deny)]),
     ) {
-        let store = store.map(PathBuf::from);
         let access = device_rules.map(|device_rules| AccessConfig { device_rules, when_no_rules });
-        round_trip(&BrokerConfig { pcsc, virtual_card, uicc_readers, access, store })?;
+        round_trip(&BrokerConfig { pcsc, virtual_card, uicc_readers, access })?;
     }
 }

@@ -9,8 +9,8 @@ use std::thread_local;
 use ipc_channel::ipc;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
-use token_broker::transport::{Carrier, MAX_PACKET_LENGTH, Received, Wire};
 use token_traits::Frame;
+use token_traits::transport::{Carrier, MAX_PACKET_LENGTH, Received, Wire};
 
 const HEADER_LENGTH: usize = 2 * size_of::<usize>();
 

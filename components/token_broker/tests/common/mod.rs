@@ -93,11 +93,23 @@ pub fn grant(client: &TokenClient, origin: &str) {
 }
 
 pub fn try_open_page(client: &TokenClient, origin: &str) -> Result<Page, TokenError> {
+    try_open_page_in(client, 1, origin)
+}
+
+pub fn try_open_page_in(
+    client: &TokenClient,
+    webview: u64,
+    origin: &str,
+) -> Result<Page, TokenError> {
+    let identity = PortIdentity {
+        webview,
+        ..identity(origin)
+    };
     let (sender, receiver) = mpsc::channel();
     let callback = move |result| {
         let _ = sender.send(result);
     };
-    let id = client.open_port(identity(origin), Box::new(callback));
+    let id = client.open_port(identity, Box::new(callback));
     let port = receiver.recv_timeout(PATIENCE).expect("an outcome")?;
     Ok(Page::new(id, port))
 }

@@ -7,8 +7,8 @@
 //! ipc-channel trusts its peers. A header makes the receiver allocate whatever it says, or wait for more without an
 //! end; file descriptors that nobody asked for stay open, or end the process where they are no sockets; a sender
 //! blocks when its peer does not read; a receiver, once in a set, cannot be taken out. A document that has been taken
-//! over could stop the broker for everybody else, so the broker takes the sockets out of the channels and speaks
-//! ipc-channel's own format on them, within bounds.
+//! over could stop the broker for everybody else, and a broker the main process. So both take the sockets out of the
+//! channels and speak ipc-channel's own format on them, within bounds.
 //!
 //! A message is one packet: its length, the length of the payload (both in the size and order of a `usize`), and the
 //! payload in postcard's encoding. ipc-channel sends messages in several packets that exceed the system's
@@ -18,16 +18,18 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender, OpaqueIpcReceiver, OpaqueIpcSender};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType,
 };
 use serde::{Deserialize, Serialize};
-use token_traits::Frame;
-use token_traits::wire::MAX_FRAME_LENGTH;
+
+use crate::wire::{Frame, MAX_FRAME_LENGTH};
 
 /// The two lengths before the payload.
 const HEADER_LENGTH: usize = 2 * size_of::<usize>();
@@ -49,9 +51,18 @@ pub struct Carrier {
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Ends {
-    receiver: IpcReceiver<Frame>,
-    sender: IpcSender<Frame>,
+    receiver: OpaqueIpcReceiver,
+    sender: OpaqueIpcSender,
 }
+
+/// Makes channels of sockets: what [`Carrier`] does, the other way round.
+pub struct Packer {
+    sender: OwnedFd,
+    receiver: IpcReceiver<Ends>,
+}
+
+/// How ipc-channel encodes [`Ends`]: which of the sockets that come with the message each is.
+const ENDS: [u8; 2] = [0, 1];
 
 impl Carrier {
     /// Makes a socket in the directory for temporary files for a moment.
@@ -72,6 +83,10 @@ impl Carrier {
             .map_err(|_| io::Error::other("the temporary directory's name is not UTF-8"))?;
         let sender = IpcSender::connect(path)?;
         let receiver = rustix::net::accept_with(&server, SocketFlags::CLOEXEC)?;
+        // Another program of the same user could have been first.
+        if rustix::net::sockopt::socket_peercred(&receiver)?.pid != rustix::process::getpid() {
+            return Err(io::Error::other("somebody else has connected"));
+        }
         Ok(Self { sender, receiver })
     }
 
@@ -81,6 +96,15 @@ impl Carrier {
         receiver: IpcReceiver<Frame>,
         sender: IpcSender<Frame>,
     ) -> io::Result<Wire> {
+        let (receive, send) = self.take(receiver.to_opaque(), sender.to_opaque())?;
+        Ok(Wire::new(receive, send))
+    }
+
+    fn take(
+        &self,
+        receiver: OpaqueIpcReceiver,
+        sender: OpaqueIpcSender,
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
         self.sender
             .send(Ends { receiver, sender })
             .map_err(io::Error::other)?;
@@ -99,9 +123,43 @@ impl Carrier {
         });
         // In the order of the fields.
         match (sockets.next(), sockets.next()) {
-            (Some(receive), Some(send)) => Ok(Wire::new(receive, send)),
+            (Some(receive), Some(send)) => Ok((receive, send)),
             _ => Err(io::Error::other("a channel without a socket")),
         }
+    }
+}
+
+impl Packer {
+    /// Makes a channel to this process itself.
+    pub fn new(carrier: &Carrier) -> io::Result<Self> {
+        let (sender, receiver) = ipc::channel()?;
+        let (_, unused) = ipc::channel::<()>()?;
+        let (_, sender) = carrier.take(unused.to_opaque(), sender.to_opaque())?;
+        Ok(Self { sender, receiver })
+    }
+
+    /// Makes ends of channels of two sockets. What travels on them is of the types that the caller says.
+    pub fn pack<R, S>(
+        &self,
+        receive: BorrowedFd<'_>,
+        send: BorrowedFd<'_>,
+    ) -> io::Result<(IpcReceiver<R>, IpcSender<S>)>
+    where
+        R: for<'de> Deserialize<'de> + Serialize,
+        S: for<'de> Deserialize<'de> + Serialize,
+    {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let sockets = [receive, send];
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&sockets)) {
+            return Err(io::Error::other("no room for two sockets"));
+        }
+        send_packet(&self.sender, &ENDS, &mut ancillary)?;
+        let Ends { receiver, sender } = self
+            .receiver
+            .try_recv()
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        Ok((receiver.to(), sender.to()))
     }
 }
 
@@ -154,27 +212,7 @@ impl Wire {
 
     /// Takes the next frame. `buffer` has room for [`MAX_PACKET_LENGTH`] bytes and is the same for all peers.
     pub fn receive(&self, buffer: &mut [u8]) -> Received {
-        // Without room for file descriptors, the kernel does not let any in.
-        let received = rustix::net::recvmsg(
-            &self.receive,
-            &mut [IoSliceMut::new(buffer)],
-            &mut RecvAncillaryBuffer::default(),
-            RecvFlags::DONTWAIT,
-        );
-        let message = match received {
-            Ok(message) if message.bytes == 0 => return Received::Closed,
-            Ok(message) => message,
-            Err(Errno::AGAIN | Errno::INTR) => return Received::Nothing,
-            Err(_) => return Received::Closed,
-        };
-        if message
-            .flags
-            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-        {
-            return Received::Broken;
-        }
-        let packet = buffer.get(..message.bytes).unwrap_or_default();
-        parse(packet).map_or(Received::Broken, Received::Frame)
+        receive(self.receive.as_fd(), buffer, RecvFlags::DONTWAIT)
     }
 
     /// Sends a frame, or keeps it until the peer has read some of what it was sent before.
@@ -191,20 +229,8 @@ impl Wire {
     /// Sends as much of what was kept as there is room for.
     pub fn flush(&mut self) -> Result<(), Gone> {
         while let Some(payload) = self.outgoing.front() {
-            let lengths = [HEADER_LENGTH + payload.len(), payload.len()];
-            let [packet, total] = lengths.map(usize::to_ne_bytes);
-            let sent = rustix::net::sendmsg(
-                &self.send,
-                &[
-                    IoSlice::new(&packet),
-                    IoSlice::new(&total),
-                    IoSlice::new(payload),
-                ],
-                &mut SendAncillaryBuffer::default(),
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            );
-            match sent {
-                Ok(_) => {
+            match send_packet(&self.send, payload, &mut SendAncillaryBuffer::default()) {
+                Ok(()) => {
                     self.outgoing_length -= payload.len();
                     self.outgoing.pop_front();
                 }
@@ -222,14 +248,100 @@ impl Wire {
     }
 }
 
-/// The frame in a packet.
-fn parse(packet: &[u8]) -> Option<Frame> {
+/// A socket from which frames come, for a thread that does nothing else.
+#[derive(Debug)]
+pub struct Receiver {
+    socket: Arc<OwnedFd>,
+    buffer: Vec<u8>,
+}
+
+/// Ends what a [`Receiver`] receives, when it is dropped.
+#[derive(Debug)]
+pub struct ReceiverEnd(Arc<OwnedFd>);
+
+impl Receiver {
+    /// Takes the socket of a channel's receiving end.
+    pub fn new(socket: OwnedFd) -> (Self, ReceiverEnd) {
+        let socket = Arc::new(socket);
+        let receiver = Self {
+            socket: socket.clone(),
+            buffer: vec![0; MAX_PACKET_LENGTH],
+        };
+        (receiver, ReceiverEnd(socket))
+    }
+
+    /// Waits for the next frame. [`Received::Nothing`] only says that a signal came.
+    pub fn receive(&mut self) -> Received {
+        receive(self.socket.as_fd(), &mut self.buffer, RecvFlags::empty())
+    }
+}
+
+impl Drop for ReceiverEnd {
+    fn drop(&mut self) {
+        // It cannot fail with a socket of this kind; somebody else may still have the other end.
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Received {
+    // Without room for file descriptors, the kernel does not let any in.
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(buffer)],
+        &mut RecvAncillaryBuffer::default(),
+        flags,
+    );
+    let message = match received {
+        Ok(message) if message.bytes == 0 => return Received::Closed,
+        Ok(message) => message,
+        Err(Errno::AGAIN | Errno::INTR) => return Received::Nothing,
+        Err(_) => return Received::Closed,
+    };
+    if message
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Received::Broken;
+    }
+    let packet = buffer.get(..message.bytes).unwrap_or_default();
+    parse(packet).map_or(Received::Broken, Received::Frame)
+}
+
+/// Sends a payload in one packet, or nothing. Nothing blocks.
+fn send_packet(
+    socket: &OwnedFd,
+    payload: &[u8],
+    ancillary: &mut SendAncillaryBuffer<'_, '_, '_>,
+) -> Result<(), Errno> {
+    let lengths = [HEADER_LENGTH + payload.len(), payload.len()];
+    let [packet, total] = lengths.map(usize::to_ne_bytes);
+    let parts = [
+        IoSlice::new(&packet),
+        IoSlice::new(&total),
+        IoSlice::new(payload),
+    ];
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(socket, &parts, ancillary, flags).map(drop)
+}
+
+/// Whether a file descriptor is a socket.
+pub fn is_socket(descriptor: impl AsFd) -> bool {
+    rustix::net::sockopt::socket_type(descriptor).is_ok()
+}
+
+/// The payload of a packet, if it is a whole message.
+pub fn payload(packet: &[u8]) -> Option<&[u8]> {
     let (length, rest) = packet.split_first_chunk()?;
     let (total, payload) = rest.split_first_chunk()?;
     let is_whole = usize::from_ne_bytes(*length) == packet.len()
         && usize::from_ne_bytes(*total) == payload.len();
-    match postcard::take_from_bytes(payload) {
-        Ok((frame, [])) if is_whole => Some(frame),
+    is_whole.then_some(payload)
+}
+
+/// The frame in a packet.
+fn parse(packet: &[u8]) -> Option<Frame> {
+    match postcard::take_from_bytes(payload(packet)?) {
+        Ok((frame, [])) => Some(frame),
         _ => None,
     }
 }
@@ -239,9 +351,7 @@ mod tests {
     use std::io::Read;
     use std::time::Duration;
 
-    use ipc_channel::ipc;
     use proptest::prelude::*;
-    use rustix::net::SendAncillaryMessage;
 
     use super::*;
 
@@ -289,6 +399,44 @@ mod tests {
         drop(peer);
         assert_eq!(wire.receive(&mut buffer), Received::Closed);
         assert_eq!(wire.send(&Frame::from_bytes(vec![])), Err(Gone));
+    }
+
+    #[test]
+    fn channels_are_taken_apart_and_put_together() {
+        let carrier = Carrier::new().unwrap();
+        let packer = Packer::new(&carrier).unwrap();
+        let (sender, theirs) = ipc::channel().unwrap();
+        let (ours, receiver) = ipc::channel().unwrap();
+        let wire = carrier.unpack(theirs, ours).unwrap();
+        let (theirs, ours) = packer
+            .pack::<Frame, Frame>(wire.receiving_end(), wire.sending_end())
+            .unwrap();
+        drop(wire);
+        let frame = Frame::from_bytes(vec![7; 70_000]);
+        sender.send(frame.clone()).unwrap();
+        assert_eq!(theirs.recv().unwrap(), frame);
+        ours.send(frame.clone()).unwrap();
+        assert_eq!(receiver.recv().unwrap(), frame);
+        drop((theirs, ours));
+        assert!(receiver.recv().is_err());
+        assert!(sender.send(frame).is_err());
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(!is_socket(&file));
+    }
+
+    #[test]
+    fn a_thread_that_receives_can_be_ended() {
+        let carrier = Carrier::new().unwrap();
+        let (sender, theirs) = ipc::channel::<Frame>().unwrap();
+        let (ours, _unused) = ipc::channel().unwrap();
+        let wire = carrier.unpack(theirs, ours).unwrap();
+        let (mut receiver, end) = Receiver::new(wire.receive);
+        let frame = Frame::from_bytes(vec![1]);
+        sender.send(frame.clone()).unwrap();
+        assert_eq!(receiver.receive(), Received::Frame(frame));
+        let thread = std::thread::spawn(move || receiver.receive());
+        drop(end);
+        assert_eq!(thread.join().unwrap(), Received::Closed);
     }
 
     #[test]
