@@ -85,6 +85,11 @@ const NO_CHANNEL: &str = "the card has no free channel";
 const READER_GONE: &str = "the reader is gone";
 /// Why a worker is killed.
 const UNEXPECTED: &str = "sent something unexpected";
+/// Why a worker is killed.
+const FLOOD: &str = "says too much";
+/// Most that a worker may say in a period without being asked.
+const MAX_UNASKED: u32 = 100;
+const UNASKED_PERIOD: Duration = Duration::from_secs(1);
 
 /// Something that happened.
 #[derive(Debug)]
@@ -199,6 +204,8 @@ pub struct Broker {
     ports: HashMap<PortId, Port>,
     readers: BTreeMap<ReaderKey, Reader>,
     workers: HashMap<WorkerId, Role>,
+    /// What workers have said without being asked: since when, and how often.
+    unasked: HashMap<WorkerId, (Instant, u32)>,
     monitor: Slot,
     /// Whether the monitor has sent a list.
     readers_are_known: bool,
@@ -308,6 +315,7 @@ impl Default for Broker {
             ports: HashMap::new(),
             readers: BTreeMap::new(),
             workers: HashMap::new(),
+            unasked: HashMap::new(),
             monitor: Slot::new(WorkerKind::PcscMonitor),
             readers_are_known: false,
             waiting_for_readers: Vec::new(),
@@ -455,6 +463,7 @@ impl Broker {
                 if let Some(worker) = reader.slot.worker() {
                     reader.slot.released();
                     self.workers.remove(&worker);
+                    self.unasked.remove(&worker);
                     self.outputs.push(Output::ReleaseWorker(worker));
                 }
             }

@@ -47,6 +47,9 @@ pub(crate) const MAX_PORTS_OF_WEBVIEW: usize = MAX_PORTS / 4;
 /// How long the broker may take to open a port, or to read what it is sent.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
+/// How many brokers may end before they open a port.
+const MAX_TRIES: u32 = 2;
+
 /// Most messages of the broker's that wait to be dealt with. Then it has to wait.
 const MAX_UNHANDLED: usize = 256;
 
@@ -174,6 +177,8 @@ struct Waiting {
     port: PortId,
     identity: PortIdentity,
     callback: OpenPortCallback,
+    /// How many brokers have ended before they opened it.
+    tries: u32,
 }
 
 struct ShownPrompt {
@@ -249,6 +254,7 @@ impl Supervisor {
                     port,
                     identity,
                     callback,
+                    tries: 0,
                 });
                 self.serve_waiting();
             }
@@ -693,8 +699,20 @@ impl Supervisor {
         self.withdraw_prompts();
         self.overviews.retain(|_, overview| !overview.asked);
         // The next one serves the ports that this one did not come to.
-        let unopened = self.opening.drain().map(|(_, opening)| opening.waiting);
-        self.waiting.extend(unopened);
+        let unopened: Vec<Waiting> = self
+            .opening
+            .drain()
+            .map(|(_, opening)| opening.waiting)
+            .collect();
+        for mut waiting in unopened {
+            waiting.tries += 1;
+            if waiting.tries < MAX_TRIES {
+                self.waiting.push(waiting);
+            } else {
+                let message = "the token broker ends before it opens a port";
+                (waiting.callback)(Err(TokenError::new(ErrorKind::Io, message)));
+            }
+        }
         self.ends = self.ends.saturating_add(1);
         self.not_before = Some(Instant::now() + restart_pause(self.ends));
         if !started {
@@ -1156,6 +1174,36 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.events.send(Event::Stop);
         }
+    }
+
+    #[test]
+    fn a_broker_that_says_more_than_is_dealt_with_has_to_wait() {
+        let (sender, receiver) = ipc::channel::<Frame>().unwrap();
+        let (unused, _) = ipc::channel().unwrap();
+        let carrier = Carrier::new().unwrap();
+        let wire = carrier.unpack(receiver, unused).unwrap();
+        let socket = wire.receiving_end().try_clone_to_owned().unwrap();
+        let (receiver, end) = transport::Receiver::new(socket);
+        let (slots, unhandled) = mpsc::sync_channel(MAX_UNHANDLED);
+        let (events, handled) = mpsc::channel();
+        let thread =
+            thread::spawn(move || receive_from_broker(receiver, ChildId(1), &slots, &events));
+        thread::spawn(move || {
+            let message = Frame::encode(&FromBroker::PortClosed(PortId(1))).unwrap();
+            while sender.send(message.clone()).is_ok() {}
+        });
+        // Nobody deals with anything.
+        thread::sleep(Duration::from_millis(300));
+        let waiting = handled.try_iter().count();
+        assert!(
+            (MAX_UNHANDLED..=MAX_UNHANDLED + 1).contains(&waiting),
+            "{waiting}"
+        );
+        unhandled.recv().unwrap();
+        assert!(handled.recv_timeout(PATIENCE).is_ok());
+        drop(unhandled);
+        drop(end);
+        thread.join().unwrap();
     }
 
     #[test]

@@ -230,6 +230,7 @@ impl Broker {
         };
         if let Some(worker) = reader.slot.worker() {
             self.workers.remove(&worker);
+            self.unasked.remove(&worker);
             self.outputs.push(Output::KillWorker(worker));
         }
         for port in self.ports.values_mut() {

@@ -8,6 +8,21 @@ use super::rules::{next_unsupported, no_next};
 use super::*;
 use crate::reader::{Asked, Found};
 
+/// Whether it is of the kind, and of a length, that a worker can answer with: what is not is no card's fault.
+fn is_answer(step: &Step, result: &Result<protocol::ReplyBody, WorkerError>) -> bool {
+    match (step, result) {
+        (_, Err(_)) => true,
+        (Step::Connect { .. } | Step::Reset(_), Ok(reply)) => {
+            matches!(reply, protocol::ReplyBody::Connected(_))
+        }
+        (Step::Disconnect, Ok(reply)) => matches!(reply, protocol::ReplyBody::Done),
+        (_, Ok(protocol::ReplyBody::Response(response))) => {
+            (2..=MAX_RESPONSE).contains(&response.len())
+        }
+        (_, Ok(_)) => false,
+    }
+}
+
 impl Broker {
     pub(super) fn worker_started(&mut self, worker: WorkerId, now: Instant) {
         match self.workers.get(&worker) {
@@ -32,6 +47,7 @@ impl Broker {
 
     /// `error` is for what waits for the worker.
     pub(super) fn worker_ended(&mut self, worker: WorkerId, error: TokenError, now: Instant) {
+        self.unasked.remove(&worker);
         match self.workers.remove(&worker) {
             None => {}
             Some(Role::Monitor) => {
@@ -113,7 +129,12 @@ impl Broker {
         let Some(&role) = self.workers.get(&worker) else {
             return;
         };
-        match (role, frame.decode()) {
+        let message = frame.decode();
+        let is_reply = matches!(message, Ok(WorkerMessage::Reply { .. }));
+        if !is_reply && self.tells_too_much(worker, now) {
+            return self.kill_worker(worker, FLOOD, now);
+        }
+        match (role, message) {
             (Role::Monitor, Ok(WorkerMessage::Readers(list))) => self.readers_changed(list, now),
             (Role::Monitor, Ok(WorkerMessage::NoService)) => {
                 self.readers_changed(Vec::new(), now);
@@ -127,10 +148,11 @@ impl Broker {
                 self.set_present(key, present, now);
             }
             (Role::Reader(key), Ok(WorkerMessage::Reply { request, result })) => {
-                let running = self
-                    .readers
-                    .get_mut(&key)
-                    .and_then(|reader| reader.running.take_if(|running| running.id == request));
+                let running = self.readers.get_mut(&key).and_then(|reader| {
+                    reader.running.take_if(|running| {
+                        running.id == request && is_answer(&running.step, &result)
+                    })
+                });
                 match running {
                     Some(running) => self.step_ended(key, running, result, now),
                     None => self.kill_worker(worker, UNEXPECTED, now),
@@ -138,6 +160,16 @@ impl Broker {
             }
             _ => self.kill_worker(worker, UNEXPECTED, now),
         }
+    }
+
+    /// Counts what a worker says without being asked. What really happens to readers and cards is not so much.
+    fn tells_too_much(&mut self, worker: WorkerId, now: Instant) -> bool {
+        let (since, count) = self.unasked.entry(worker).or_insert((now, 0));
+        if now.saturating_duration_since(*since) >= UNASKED_PERIOD {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count > MAX_UNASKED
     }
 
     /// Goes on with what the worker has answered.
