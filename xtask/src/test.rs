@@ -4,7 +4,8 @@
 
 //! `cargo xtask test`: every check and every test, and one line with their sum at the end.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -83,6 +84,7 @@ pub fn all(paths: &Paths, filter: Option<&str>) -> Result<()> {
     if !report.check("set-up", || setup(Need::Test)) {
         return conclude(&report, started);
     }
+    forget_attempts(paths)?;
     if filter.is_none() {
         report.check("formatting", || formatting(paths));
         report.check("patches check", || check::check(paths));
@@ -105,6 +107,7 @@ pub fn all(paths: &Paths, filter: Option<&str>) -> Result<()> {
         report.runner("end-to-end tests", || end_to_end(paths, &binary, filter));
         if filter.is_none() {
             report.runner("web tests", || web_tests(paths, &binary, None));
+            report.check("attempts in the threat model", || attempts(paths));
         }
     }
     conclude(&report, started)
@@ -171,6 +174,30 @@ fn format_engine_file(paths: &Paths, file: &Path) -> Result<()> {
     result
 }
 
+/// Where tests leave notes of the attacks that they have played.
+fn seen_attempts(paths: &Paths) -> PathBuf {
+    paths.target.join("threat-model-seen")
+}
+
+fn forget_attempts(paths: &Paths) -> Result<()> {
+    let folder = seen_attempts(paths);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    Ok(fs::create_dir_all(&folder)?)
+}
+
+/// Whether each attempt in the document was seen by one of the tests that have run.
+fn attempts(paths: &Paths) -> Result<()> {
+    let unseen = threat_model::unseen(&seen_attempts(paths))?;
+    ensure!(
+        unseen.is_empty(),
+        "no test has seen these rows of docs/threat-model.md:\n{}",
+        unseen.join("\n")
+    );
+    Ok(())
+}
+
 fn clippy(paths: &Paths) -> Result<()> {
     let mut command = workspace_cargo(paths);
     command.args([
@@ -188,6 +215,7 @@ fn clippy(paths: &Paths) -> Result<()> {
 fn workspace_cargo(paths: &Paths) -> Command {
     let mut command = cargo(&paths.root);
     command.env("CARGO_TARGET_DIR", &paths.target);
+    command.env("THREAT_MODEL_SEEN", seen_attempts(paths));
     if interactive() {
         command.env("CARGO_TERM_COLOR", "always");
     }
@@ -237,6 +265,7 @@ fn shell_tests(paths: &Paths, filter: Option<&str>) -> Result<Cases> {
 fn end_to_end(paths: &Paths, binary: &Path, filter: Option<&str>) -> Result<Cases> {
     ensure_e2e(paths)?;
     let mut command = shell::e2e(paths, binary);
+    command.env("THREAT_MODEL_SEEN", seen_attempts(paths));
     // Without --quiet: each of these tests takes a while, and its name is the progress.
     command.args(["test", "--package=e2e", "--no-fail-fast"]);
     command.arg("--").args(filter);
