@@ -62,6 +62,7 @@ mod tests {
             origin: origin.clone(),
             top_level_origin: origin,
             webview: 1,
+            event_loop: 1,
             private: false,
             connection,
             features: FeatureSet::ALL,

@@ -14,7 +14,7 @@ use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use ipc_channel::{IpcError, TryRecvError};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use token_traits::port::{Command, MAX_REQUESTS_IN_FLIGHT, ReplyBody, RequestBody};
-use token_traits::{ErrorKind, Frame, TokenBroker};
+use token_traits::{ErrorKind, Frame, PortIdentity, TokenBroker};
 use virtual_card::applets::echo;
 
 #[test]
@@ -318,32 +318,49 @@ fn a_port_that_the_main_process_closes_is_closed() {
 #[test]
 fn ports_are_limited_and_there_is_room_for_as_many() {
     const MAX_PORTS: u64 = 512;
-    const OF_WEBVIEW: u64 = 128;
+    const OF_ONE: u64 = 128;
     // This program holds the documents' ends, as many as the broker.
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("room for the pages");
     let browser = Browser::start(false);
-    let open = |webview| try_open_page_in(&browser.client, webview, ORIGIN);
-    let open_one_more = |webview| {
-        let one_more = open(webview).map(|_| ());
+    let open = |webview, event_loop| {
+        let identity = PortIdentity {
+            webview,
+            event_loop,
+            ..identity(ORIGIN)
+        };
+        try_open_page_as(&browser.client, identity)
+    };
+    let open_one_more = |webview, event_loop| {
+        let one_more = open(webview, event_loop).map(|_| ());
         assert_eq!(one_more.expect_err("an error").kind, ErrorKind::Io);
     };
     let mut pages: Vec<Page> = Vec::new();
-    for webview in 0..MAX_PORTS / OF_WEBVIEW {
-        pages.extend((0..OF_WEBVIEW).map(|_| open(webview).expect("a port")));
-        open_one_more(webview);
+    // In turn, a tab with documents of many sites, and a site with documents in many tabs.
+    for round in 0..MAX_PORTS / OF_ONE {
+        let other = |index| 1000 * (round + 1) + index;
+        let place = |index| match round % 2 {
+            0 => (round, other(index)),
+            _ => (other(index), round),
+        };
+        for index in 0..OF_ONE {
+            let (webview, event_loop) = place(index);
+            pages.push(open(webview, event_loop).expect("a port"));
+        }
+        let (webview, event_loop) = place(OF_ONE);
+        open_one_more(webview, event_loop);
     }
-    open_one_more(MAX_PORTS);
+    open_one_more(MAX_PORTS, MAX_PORTS);
     for page in &mut pages {
         assert_eq!(page.readers().len(), 1);
     }
     // There is room again when the main process closes a port, and when a document just goes.
     let closed = pages.pop().expect("a page");
     browser.client.close_port(closed.id);
-    pages.push(open(MAX_PORTS).expect("a port"));
+    pages.push(open(MAX_PORTS, MAX_PORTS).expect("a port"));
     pages.pop();
-    wait_for("room", || open(MAX_PORTS).ok());
+    wait_for("room", || open(MAX_PORTS, MAX_PORTS).ok());
 }
 
 #[test]

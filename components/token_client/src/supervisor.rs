@@ -41,8 +41,9 @@ const MAX_WORKERS: usize = 32;
 /// Most ports at a time. Every document can have one, and each takes two file descriptors of the broker.
 pub(crate) const MAX_PORTS: usize = 512;
 
-/// Most ports of one webview at a time, so that no page takes them all.
-pub(crate) const MAX_PORTS_OF_WEBVIEW: usize = MAX_PORTS / 4;
+/// Most ports of one webview at a time, so that no page takes them all, and most of one event loop, so that no content
+/// process does.
+const MAX_PORTS_OF_ONE: usize = MAX_PORTS / 4;
 
 /// How long the broker may take to open a port, or to read what it is sent.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -146,8 +147,8 @@ struct Supervisor {
     waiting: Vec<Waiting>,
     /// Ports of which the broker has still to say that it serves them, with the document's ends.
     opening: HashMap<PortId, Opening>,
-    /// Ports that the running broker serves, with their webviews.
-    open: HashMap<PortId, u64>,
+    /// Ports that the running broker serves.
+    open: HashMap<PortId, Place>,
     /// The running broker's prompts that were handed to the prompt host and not answered yet, by the broker's ids.
     shown: HashMap<PromptId, ShownPrompt>,
     next_prompt: u64,
@@ -165,6 +166,22 @@ struct Supervisor {
     grace: Option<Instant>,
     /// Made when it is first needed.
     packer: Option<Packer>,
+}
+
+/// Where a document is.
+#[derive(Clone, Copy)]
+struct Place {
+    webview: u64,
+    event_loop: u64,
+}
+
+impl Place {
+    fn of(identity: &PortIdentity) -> Self {
+        Self {
+            webview: identity.webview,
+            event_loop: identity.event_loop,
+        }
+    }
 }
 
 struct Opening {
@@ -243,7 +260,7 @@ impl Supervisor {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::OpenPort(_, identity, callback) if !self.has_room(identity.webview) => {
+            Event::OpenPort(_, identity, callback) if !self.has_room(Place::of(&identity)) => {
                 callback(Err(TokenError::new(
                     ErrorKind::Io,
                     "too many documents use tokens",
@@ -362,17 +379,19 @@ impl Supervisor {
         ChildId(self.next_child)
     }
 
-    /// Whether there is room for one more port, of that webview.
-    fn has_room(&self, webview: u64) -> bool {
-        let waiting = self.waiting.iter().map(|waiting| waiting.identity.webview);
-        let opening = self.opening.values();
-        let opening = opening.map(|opening| opening.waiting.identity.webview);
-        let all: Vec<u64> = waiting
-            .chain(opening)
+    /// Whether there is room for one more port, at that place.
+    fn has_room(&self, place: Place) -> bool {
+        let opening = self.opening.values().map(|opening| &opening.waiting);
+        let unopened = self.waiting.iter().chain(opening);
+        let all: Vec<Place> = unopened
+            .map(|waiting| Place::of(&waiting.identity))
             .chain(self.open.values().copied())
             .collect();
-        let of_webview = all.iter().filter(|other| **other == webview).count();
-        all.len() < MAX_PORTS && of_webview < MAX_PORTS_OF_WEBVIEW
+        let count =
+            |is_there: &dyn Fn(&Place) -> bool| all.iter().filter(|other| is_there(other)).count();
+        all.len() < MAX_PORTS
+            && count(&|other| other.webview == place.webview) < MAX_PORTS_OF_ONE
+            && count(&|other| other.event_loop == place.event_loop) < MAX_PORTS_OF_ONE
     }
 
     /// What tells this thread that a process has ended.
@@ -745,7 +764,7 @@ impl Supervisor {
             }
             FromBroker::PortOpened(port) => {
                 if let Some(Opening { waiting, ends, .. }) = self.opening.remove(&port) {
-                    self.open.insert(port, waiting.identity.webview);
+                    self.open.insert(port, Place::of(&waiting.identity));
                     (waiting.callback)(Ok(ends));
                 }
             }

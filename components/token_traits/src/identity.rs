@@ -90,6 +90,9 @@ pub struct PortIdentity {
     pub top_level_origin: Origin,
     /// The webview (tab) that the document is in; opaque, unique for the life of the main process.
     pub webview: u64,
+    /// The event loop that the document runs in, which is all that one content process has of a site; opaque, unique for the
+    /// life of the main process. What the documents of one may take together is bounded.
+    pub event_loop: u64,
     /// Whether the webview browses privately.
     pub private: bool,
     /// How the document was fetched.

@@ -210,19 +210,22 @@ fn identity() -> impl Strategy<Value = PortIdentity> {
     (
         origin(),
         origin(),
-        any::<u64>(),
+        (any::<u64>(), any::<u64>()),
         any::<bool>(),
         connection,
         vec(select(Feature::ALL.to_vec()), 0..5),
     )
         .prop_map(
-            |(origin, top_level_origin, webview, private, connection, features)| PortIdentity {
-                origin,
-                top_level_origin,
-                webview,
-                private,
-                connection,
-                features: features.into_iter().collect(),
+            |(origin, top_level_origin, (webview, event_loop), private, connection, features)| {
+                PortIdentity {
+                    origin,
+                    top_level_origin,
+                    webview,
+                    event_loop,
+                    private,
+                    connection,
+                    features: features.into_iter().collect(),
+                }
             },
         )
 }

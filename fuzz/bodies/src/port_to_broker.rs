@@ -285,6 +285,7 @@ fn identity(slot: u8) -> PortIdentity {
         origin: origin(own),
         top_level_origin: origin(top_level),
         webview: slot.into(),
+        event_loop: slot.into(),
         private: false,
         connection,
         features: FeatureSet::ALL,

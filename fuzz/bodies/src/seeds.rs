@@ -589,6 +589,7 @@ fn messages() -> Seeds {
                 origin: origin("https://bank.example:8443"),
                 top_level_origin: origin("https://shop.example"),
                 webview: 1,
+                event_loop: 1,
                 private: false,
                 connection: Connection::TrustedHttps,
                 features: FeatureSet::ALL,

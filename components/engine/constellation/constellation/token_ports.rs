@@ -12,7 +12,7 @@ use log::warn;
 use net::certificate_exceptions::has_certificate_exception;
 use script_traits::DocumentActivity;
 use servo_base::generic_channel::GenericCallback;
-use servo_base::id::{BrowsingContextId, PipelineId, WebViewId};
+use servo_base::id::{BrowsingContextId, PipelineId, ScriptEventLoopId, WebViewId};
 use servo_config::{opts, pref};
 use servo_constellation_traits::ServiceWorkerManagerFactory;
 use servo_url::{Host, ImmutableOrigin};
@@ -156,6 +156,7 @@ where
             origin,
             top_level_origin,
             webview: webview_number(pipeline.webview_id),
+            event_loop: event_loop_number(pipeline.event_loop.id()),
             // With temporary storage, nothing of what is browsed is to be kept.
             private: opts::get().temporary_storage ||
                 self
@@ -275,6 +276,11 @@ where
 fn webview_number(webview_id: WebViewId) -> u64 {
     let id = BrowsingContextId::from(webview_id);
     (u64::from(id.namespace_id.0) << 32) | u64::from(id.index.0.get())
+}
+
+/// Its number cannot be had otherwise.
+fn event_loop_number(id: ScriptEventLoopId) -> u64 {
+    id.to_string().parse().unwrap_or_default()
 }
 
 /// How documents of an origin are fetched.

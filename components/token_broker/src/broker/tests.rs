@@ -87,6 +87,7 @@ pub(super) fn identity(origin: &str) -> PortIdentity {
         origin: origin.clone(),
         top_level_origin: origin,
         webview: 1,
+        event_loop: 1,
         private: false,
         connection: Connection::TrustedHttps,
         features: token_traits::FeatureSet::ALL,

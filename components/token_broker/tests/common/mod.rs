@@ -75,6 +75,7 @@ pub fn identity(origin: &str) -> PortIdentity {
         origin: origin.clone(),
         top_level_origin: origin,
         webview: 1,
+        event_loop: 1,
         private: false,
         connection: Connection::TrustedHttps,
         features: token_traits::FeatureSet::ALL,
@@ -93,18 +94,10 @@ pub fn grant(client: &TokenClient, origin: &str) {
 }
 
 pub fn try_open_page(client: &TokenClient, origin: &str) -> Result<Page, TokenError> {
-    try_open_page_in(client, 1, origin)
+    try_open_page_as(client, identity(origin))
 }
 
-pub fn try_open_page_in(
-    client: &TokenClient,
-    webview: u64,
-    origin: &str,
-) -> Result<Page, TokenError> {
-    let identity = PortIdentity {
-        webview,
-        ..identity(origin)
-    };
+pub fn try_open_page_as(client: &TokenClient, identity: PortIdentity) -> Result<Page, TokenError> {
     let (sender, receiver) = mpsc::channel();
     let callback = move |result| {
         let _ = sender.send(result);

@@ -359,6 +359,7 @@ impl Page {
             origin: origin.clone(),
             top_level_origin: origin,
             webview: 1,
+            event_loop: 1,
             private: false,
             connection: Connection::TrustedHttps,
             features: FeatureSet::ALL,
