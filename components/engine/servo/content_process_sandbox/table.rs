@@ -6,9 +6,19 @@
 //!
 //! Arguments that the kernel takes as `int` are compared as 32 bits, because the upper half of the register may hold
 //! anything.
+//!
+//! Names and reasons are for people.
+
+#![cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "a test makes the documentation from names and reasons"
+    )
+)]
 
 /// What an argument of a system call may be. Arguments count from 0.
-pub(super) enum Argument {
+pub(crate) enum Argument {
     /// This number, as 32 bits.
     Is(u8, u32),
     /// No other bits than these, of 32.
@@ -20,20 +30,31 @@ pub(super) enum Argument {
 }
 
 /// A system call.
-pub(super) struct Call {
+pub(crate) struct Call {
     /// Its number on this architecture.
-    pub(super) number: libc::c_long,
+    pub(crate) number: libc::c_long,
+    pub(crate) name: &'static str,
+    /// What it is allowed for, if not for everything.
+    pub(crate) only: &'static str,
     /// It is allowed if one of these lists holds whole; with none, it is always allowed.
-    pub(super) with: &'static [&'static [Argument]],
+    pub(crate) with: &'static [&'static [Argument]],
 }
 
 /// System calls that serve one purpose.
-pub(super) struct Group {
-    pub(super) calls: &'static [Call],
+pub(crate) struct Group {
+    pub(crate) name: &'static str,
+    pub(crate) why: &'static str,
+    pub(crate) calls: &'static [Call],
+}
+
+/// Files that serve one purpose.
+pub(crate) struct Files {
+    pub(crate) why: &'static str,
+    pub(crate) places: &'static [Place],
 }
 
 /// A file, or a folder with everything below it.
-pub(super) enum Place {
+pub(crate) enum Place {
     Path(&'static str),
     /// Below the user's home folder.
     InHome(&'static str),
@@ -43,10 +64,18 @@ pub(super) enum Place {
     Program,
 }
 
-/// `call!(NUMBER)`, or `call!(NUMBER, [ARGUMENT, ...], ...)` with the arguments that it may have.
+/// `call!(NUMBER)`, or `call!(NUMBER, ONLY, [ARGUMENT, ...], ...)` with the arguments that it may have.
 macro_rules! call {
-    ($number:ident $(, [$($argument:expr),+])*) => {
-        Call { number: libc::$number, with: &[$(&[$($argument),+]),*] }
+    ($number:ident) => {
+        call!($number, "",)
+    };
+    ($number:ident, $only:literal, $([$($argument:expr),+]),*) => {
+        Call {
+            number: libc::$number,
+            name: stringify!($number),
+            only: $only,
+            with: &[$(&[$($argument),+]),*],
+        }
     };
 }
 
@@ -54,24 +83,39 @@ use Argument::{Is, IsNull, IsOwnProcess, Only};
 use Place::{InHome, InUserData, Path, Program};
 
 /// Files that can be read. No file can be written, made or executed, and no folder be listed.
-pub(super) const READ: &[Place] = &[
-    // Fonts. The main process has fontconfig list them, these are the folders of its own configuration; the content
-    // process opens the files.
-    Path("/usr/share/fonts"),
-    Path("/usr/local/share/fonts"),
-    InHome(".fonts"),
-    InUserData("fonts"),
-    // Dates.
-    Path("/usr/share/zoneinfo"),
-    Path("/etc/localtime"),
-    // The process's own memory, threads and groups: for the memory profiler, the bounds of the stack, and the number of
-    // processors. What the links in there lead to needs a rule of its own.
-    Path("/proc/self"),
-    Path("/proc/sys/vm/overcommit_memory"),
-    Path("/sys/devices/system/cpu"),
-    Path("/sys/fs/cgroup"),
-    // For the names of functions in the report of a panic.
-    Program,
+pub(crate) const READ: &[Files] = &[
+    Files {
+        why: "Fonts. The main process asks fontconfig which there are; the content process opens the files. The folders \
+              are those of fontconfig's own configuration; fonts that other folders or links have are not used, and \
+              another takes their place.",
+        places: &[
+            Path("/usr/share/fonts"),
+            Path("/usr/local/share/fonts"),
+            InHome(".fonts"),
+            InUserData("fonts"),
+        ],
+    },
+    Files {
+        why: "Dates.",
+        places: &[Path("/usr/share/zoneinfo"), Path("/etc/localtime")],
+    },
+    Files {
+        why: "Its own memory map, for the bounds of the stack and the memory profiler; its groups, for the number of \
+              processors. What its links lead to needs a row of its own.",
+        places: &[Path("/proc/self")],
+    },
+    Files {
+        why: "The allocator.",
+        places: &[Path("/proc/sys/vm/overcommit_memory")],
+    },
+    Files {
+        why: "The number of processors.",
+        places: &[Path("/sys/devices/system/cpu"), Path("/sys/fs/cgroup")],
+    },
+    Files {
+        why: "The names of functions, when a panic is reported.",
+        places: &[Program],
+    },
 ];
 
 /// The flags with which the C libraries start a thread: GNU's, and musl's, which has one more that means nothing any more.
@@ -87,9 +131,13 @@ const THREAD: u32 = (libc::CLONE_VM
 
 /// Starting threads, with the flags of the C library, and waiting for each other.
 const THREADS: Group = Group {
+    name: "threads",
+    why: "Workers, the threads of style and of the garbage collector. With the flags of the C library, so no \
+          process and no namespace.",
     calls: &[
         call!(
             SYS_clone,
+            "a thread",
             [Is(0, THREAD)],
             [Is(0, THREAD | libc::CLONE_DETACHED as u32)]
         ),
@@ -99,6 +147,7 @@ const THREADS: Group = Group {
         // A thread's name, and that of a piece of memory.
         call!(
             SYS_prctl,
+            "a thread's name, a name of memory",
             [Is(0, libc::PR_SET_NAME as u32)],
             [Is(0, libc::PR_SET_VMA as u32)]
         ),
@@ -111,10 +160,13 @@ const THREADS: Group = Group {
 
 /// The allocators, the garbage collector, and the compilers of scripts and wasm, which make memory executable.
 const MEMORY: Group = Group {
+    name: "memory",
+    why: "Allocators, and the compilers of scripts and wasm: memory may become executable.",
     calls: &[
         call!(SYS_brk),
         call!(
             SYS_madvise,
+            "five kinds of advice",
             [Is(2, libc::MADV_DONTNEED as u32)],
             [Is(2, libc::MADV_FREE as u32)],
             [Is(2, libc::MADV_WILLNEED as u32)],
@@ -130,18 +182,22 @@ const MEMORY: Group = Group {
 
 /// How signals are handled. The background hang monitor, and faults in wasm, use them.
 const SIGNALS: Group = Group {
+    name: "signals",
+    why: "Faults in wasm, the background hang monitor.",
     calls: &[
         call!(SYS_restart_syscall),
         call!(SYS_rt_sigaction),
         call!(SYS_rt_sigprocmask),
         call!(SYS_rt_sigreturn),
         call!(SYS_sigaltstack),
-        call!(SYS_tgkill, [IsOwnProcess(0)]),
+        call!(SYS_tgkill, "itself", [IsOwnProcess(0)]),
     ],
 };
 
 /// Clocks, waits, random numbers, and what the process has used so far.
 const TIME_AND_CHANCE: Group = Group {
+    name: "time and chance",
+    why: "Clocks, waits, random numbers, how much memory there is.",
     calls: &[
         call!(SYS_clock_getres),
         call!(SYS_clock_gettime),
@@ -153,6 +209,7 @@ const TIME_AND_CHANCE: Group = Group {
         // Its own limits, to read.
         call!(
             SYS_prlimit64,
+            "to read its own",
             [Is(0, 0), IsNull(2)],
             [IsOwnProcess(0), IsNull(2)]
         ),
@@ -162,6 +219,8 @@ const TIME_AND_CHANCE: Group = Group {
 
 /// The end of a thread or of the process.
 const END: Group = Group {
+    name: "end",
+    why: "By its own hand.",
     calls: &[
         call!(SYS_exit),
         call!(SYS_exit_group),
@@ -175,6 +234,9 @@ const END: Group = Group {
 /// Channels, shared memory, and standard error for the log. `ipc-channel` makes pairs of sockets, of a type that cannot
 /// send to an address.
 const MESSAGES: Group = Group {
+    name: "messages",
+    why: "ipc-channel, shared memory, standard error for the log. Pairs of this type cannot be made to send \
+          to an address.",
     calls: &[
         call!(SYS_close),
         call!(SYS_dup),
@@ -185,6 +247,7 @@ const MESSAGES: Group = Group {
         call!(SYS_epoll_wait),
         call!(
             SYS_fcntl,
+            "flags, a copy",
             [Is(1, libc::F_GETFD as u32)],
             [Is(1, libc::F_GETFL as u32)],
             [Is(1, libc::F_SETFD as u32)],
@@ -197,24 +260,30 @@ const MESSAGES: Group = Group {
         call!(SYS_ftruncate),
         call!(
             SYS_getsockopt,
+            "the size of its buffer",
             [
                 Is(1, libc::SOL_SOCKET as u32),
                 Is(2, libc::SO_SNDBUF as u32)
             ]
         ),
         // Whether standard error is a terminal.
-        call!(SYS_ioctl, [Is(1, libc::TCGETS as u32)]),
-        call!(SYS_memfd_create, [Is(1, libc::MFD_CLOEXEC)]),
+        call!(SYS_ioctl, "`TCGETS`", [Is(1, libc::TCGETS as u32)]),
+        call!(
+            SYS_memfd_create,
+            "closed on exec",
+            [Is(1, libc::MFD_CLOEXEC)]
+        ),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_poll),
         call!(SYS_ppoll),
         call!(SYS_read),
-        call!(SYS_recvfrom, [IsNull(4)]),
+        call!(SYS_recvfrom, "without an address", [IsNull(4)]),
         call!(SYS_recvmsg),
         call!(SYS_sendmsg),
-        call!(SYS_sendto, [IsNull(4)]),
+        call!(SYS_sendto, "without an address", [IsNull(4)]),
         call!(
             SYS_socketpair,
+            "local, of packets",
             [
                 Is(0, libc::AF_UNIX as u32),
                 Is(1, (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)
@@ -227,13 +296,20 @@ const MESSAGES: Group = Group {
 
 /// Files. Landlock says which can be read. Tells of any path whether there is a file, its size and its times.
 const FILES: Group = Group {
+    name: "files",
+    why: "Landlock says which can be opened. Tells of any path whether there is a file, its size and its times.",
     calls: &[
         call!(SYS_fstat),
         // For the report of a panic.
         call!(SYS_getcwd),
         call!(SYS_lseek),
         call!(SYS_newfstatat),
-        call!(SYS_openat),
+        // With an older Landlock, opening to read could still empty a file.
+        call!(
+            SYS_openat,
+            "to read",
+            [Only(2, (libc::O_CLOEXEC | libc::O_LARGEFILE) as u32)]
+        ),
         call!(SYS_pread64),
         call!(SYS_statx),
     ],
@@ -241,7 +317,7 @@ const FILES: Group = Group {
 
 /// What is allowed. All else fails with `EPERM` and does not end the process: libraries try what they can do without, and
 /// no page should end for it; nor does an attacker gain anything by trying.
-pub(super) const GROUPS: &[Group] = &[
+pub(crate) const GROUPS: &[Group] = &[
     THREADS,
     MEMORY,
     SIGNALS,
@@ -252,7 +328,7 @@ pub(super) const GROUPS: &[Group] = &[
 ];
 
 /// Fail with `ENOSYS`, which makes the C library turn to an older call, whose arguments can be checked.
-pub(super) const NOT_IMPLEMENTED: &[Call] = &[
+pub(crate) const NOT_IMPLEMENTED: &[Call] = &[
     call!(SYS_clone3),
     call!(SYS_epoll_pwait2),
     call!(SYS_faccessat2),

@@ -6,7 +6,7 @@
 //!
 //! Assume that a page runs machine code of its own in its content process. [`table`] is what it can still do.
 
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -56,23 +56,48 @@ fn failed<E: fmt::Display>(step: &'static str) -> impl Fn(E) -> SandboxError {
     }
 }
 
-/// Gives up what a content process does not need, for good.
+/// A step into the sandbox.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Step {
+    StandardInput,
+    CoreFile,
+    NotDumpable,
+    Landlock,
+    Seccomp,
+}
+
+/// In this order: the filter of system calls does not allow the other steps.
+pub(crate) const STEPS: [Step; 5] = [
+    Step::StandardInput,
+    Step::CoreFile,
+    Step::NotDumpable,
+    Step::Landlock,
+    Step::Seccomp,
+];
+
+impl Step {
+    fn take(self) -> Result<(), SandboxError> {
+        match self {
+            Self::StandardInput => forget_standard_input().map_err(failed("/dev/null")),
+            Self::CoreFile => leave_no_core_file().map_err(failed("RLIMIT_CORE")),
+            Self::NotDumpable => forbid_tracing().map_err(failed("PR_SET_DUMPABLE")),
+            // These two also see to it that no program gives the process more rights (`PR_SET_NO_NEW_PRIVS`).
+            Self::Landlock => restrict_files().map_err(failed("Landlock")),
+            Self::Seccomp => filter_calls().map_err(failed("seccomp")),
+        }
+    }
+}
+
+/// Gives up what a content process does not need, for good, by [`STEPS`].
 ///
 /// Landlock restricts the thread that asks for it and those that it starts later. So this is called while there is one
 /// thread, and fails where there are more.
-pub(crate) fn enter() -> Result<(), SandboxError> {
+pub(crate) fn enter(steps: &[Step]) -> Result<(), SandboxError> {
     let threads = threads().map_err(failed("/proc"))?;
     if threads != 1 {
         return Err(failed("threads")(format!("{threads} run already")));
     }
-    forget_standard_input().map_err(failed("/dev/null"))?;
-    leave_no_core_file().map_err(failed("RLIMIT_CORE"))?;
-    // Nobody of the same user reads the memory of the process, or traces it.
-    set(libc::PR_SET_DUMPABLE, 0).map_err(failed("PR_SET_DUMPABLE"))?;
-    // The kernel wants this before the other two.
-    set(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(failed("PR_SET_NO_NEW_PRIVS"))?;
-    restrict_files().map_err(failed("Landlock"))?;
-    filter_calls().map_err(failed("seccomp"))
+    steps.iter().try_for_each(|step| step.take())
 }
 
 fn threads() -> io::Result<u64> {
@@ -107,10 +132,11 @@ fn leave_no_core_file() -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &nothing) })
 }
 
-fn set(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
-    const NONE: libc::c_ulong = 0;
-    // SAFETY: the options that this is called with take numbers.
-    check(unsafe { libc::prctl(option, value, NONE, NONE, NONE) })
+/// Nobody of the same user traces the process or reads its memory.
+fn forbid_tracing() -> io::Result<()> {
+    const NO: libc::c_ulong = 0;
+    // SAFETY: the option takes a number.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, NO, NO, NO, NO) })
 }
 
 fn restrict_files() -> Result<(), landlock::RulesetError> {
@@ -122,7 +148,8 @@ fn restrict_files() -> Result<(), landlock::RulesetError> {
         .handle_access(AccessNet::from_all(NEWEST_LANDLOCK))?
         .scope(Scope::from_all(NEWEST_LANDLOCK))?
         .create()?;
-    for place in table::READ.iter().filter_map(path) {
+    let places = table::READ.iter().flat_map(|files| files.places);
+    for place in places.filter_map(path) {
         // A place that is not there has nothing to read.
         if let Ok(place) = PathFd::new(place) {
             rules = rules.add_rule(PathBeneath::new(place, AccessFs::ReadFile))?;
