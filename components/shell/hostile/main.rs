@@ -12,6 +12,7 @@
 //! [`calls`] and writes what comes of each to standard error.
 
 mod calls;
+mod files;
 
 use std::process::ExitCode;
 use std::thread;
@@ -64,6 +65,7 @@ fn run_content_process(token: String) {
     if let UnprivilegedContent::ScriptEventLoop(info) = &mut content {
         // These attacks are on channels. The sandbox takes a process of one thread, and here one reads along already.
         info.prefs.dom_content_process_sandbox_enabled = false;
+        files::prepare(&info.initial_script_state.resource_threads);
         let (from_script, messages) = ipc::channel().expect("a channel");
         let constellation = std::mem::replace(
             &mut info.initial_script_state.script_to_constellation_sender,
@@ -217,6 +219,9 @@ impl Attacker<'_> {
                 }
                 eprintln!("hostile: input was made up");
             }
+            // Have the main process read a file.
+            ["fetch-file", path] => files::fetch(path, self.webview_id, self.pipeline_id),
+            ["pick-file", path] => files::pick(path, self.webview_id, self.pipeline_id),
             _ => eprintln!("hostile: no such attack"),
         }
     }
