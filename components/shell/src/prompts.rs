@@ -21,6 +21,8 @@ use token_traits::prompt::{
 };
 use zeroize::Zeroizing;
 
+use crate::chrome::prompt::choices;
+
 /// How long a prompt must have been in sight, where it is, before it can be answered.
 pub const INPUT_DELAY: Duration = Duration::from_millis(500);
 
@@ -328,10 +330,11 @@ impl Prompts {
 fn fits(question: &Question, answer: &PromptAnswer) -> bool {
     match (question, answer) {
         (_, PromptAnswer::Refused) => true,
-        (Question::ChooseReader { readers }, PromptAnswer::Reader { index, .. }) => {
-            usize::try_from(*index).is_ok_and(|index| index < readers.len())
+        (question, PromptAnswer::Chosen { index, .. }) => choices(question)
+            .is_some_and(|count| usize::try_from(*index).is_ok_and(|index| index < count)),
+        (Question::UseApplet { .. } | Question::ShareKey { .. }, PromptAnswer::Allowed { .. }) => {
+            true
         }
-        (Question::UseApplet { .. }, PromptAnswer::Allowed { .. }) => true,
         (
             Question::EnterPin {
                 min_length,
@@ -346,16 +349,21 @@ fn fits(question: &Question, answer: &PromptAnswer) -> bool {
 }
 
 fn accept(question: &Question, pin: Option<&Zeroizing<String>>) -> PromptAnswer {
+    let chosen = |index: Option<usize>| {
+        let index = u32::try_from(index?).ok()?;
+        Some(PromptAnswer::Chosen {
+            index,
+            remember: false,
+        })
+    };
     let answer = match question {
-        Question::ChooseReader { readers } => readers
-            .iter()
-            .position(|reader| reader.present)
-            .and_then(|index| u32::try_from(index).ok())
-            .map(|index| PromptAnswer::Reader {
-                index,
-                remember: false,
-            }),
-        Question::UseApplet { .. } => Some(PromptAnswer::Allowed { remember: false }),
+        Question::ChooseReader { readers } => {
+            chosen(readers.iter().position(|reader| reader.present))
+        }
+        Question::ChooseToken { .. } | Question::ChooseKey { .. } => chosen(Some(0)),
+        Question::UseApplet { .. } | Question::ShareKey { .. } => {
+            Some(PromptAnswer::Allowed { remember: false })
+        }
         Question::EnterPin { .. } => pin.map(|pin| PromptAnswer::Pin(Pin::new(pin.clone()))),
     };
     answer
@@ -503,7 +511,7 @@ mod tests {
             later,
         );
         assert_eq!(answers.take(), [(1, NO)], "nobody waits for this any more");
-        let yes = PromptAnswer::Reader {
+        let yes = PromptAnswer::Chosen {
             index: 0,
             remember: false,
         };
@@ -626,7 +634,7 @@ mod tests {
         let choose = Question::ChooseReader {
             readers: vec![reader(false), reader(true)],
         };
-        let index = |index| PromptAnswer::Reader {
+        let index = |index| PromptAnswer::Chosen {
             index,
             remember: false,
         };
@@ -635,6 +643,7 @@ mod tests {
         assert!(!fits(&choose, &YES));
         let enter = Question::EnterPin {
             token: "Token".into(),
+            was_wrong: false,
             tries_left: None,
             min_length: 4,
             max_length: 6,
@@ -663,6 +672,7 @@ mod tests {
         let enter = |id| PromptRequest {
             question: Question::EnterPin {
                 token: "Token".into(),
+                was_wrong: false,
                 tries_left: Some(3),
                 min_length: 4,
                 max_length: 8,
@@ -675,7 +685,7 @@ mod tests {
             pin: Some(pin.clone()),
         });
         prompts.add(enter(5), answers.reply(5), now);
-        let first = PromptAnswer::Reader {
+        let first = PromptAnswer::Chosen {
             index: 1,
             remember: false,
         };

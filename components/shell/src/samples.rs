@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use token_traits::Origin;
+use token_traits::keys::Protection;
 use token_traits::port::ElementType;
 use token_traits::prompt::{
-    AuditEntry, GrantId, GrantInfo, GrantKind, Overview, PromptAnswer, PromptHost, PromptId,
-    PromptReader, PromptRequest, Question,
+    AuditEntry, GrantId, GrantInfo, GrantKind, Overview, PromptAnswer, PromptCertificate,
+    PromptHost, PromptId, PromptKey, PromptReader, PromptRequest, PromptToken, Question,
 };
 
 use crate::chrome::tokens_page::{OverviewCallback, TokenOverview};
@@ -131,11 +132,85 @@ pub fn prompt(name: &str, id: PromptId, webview: u64) -> Option<PromptRequest> {
                 applet: Some(vec![0xF0; 16]),
             },
         ),
+        "token" => (
+            site,
+            site,
+            Question::ChooseToken {
+                tokens: vec![
+                    token(
+                        "Company card",
+                        "ACS ACR39U ICC Reader 00 00",
+                        Protection::Hardware,
+                    ),
+                    token("Test", "SoftHSM", Protection::Software),
+                ],
+            },
+        ),
+        "no-token" => (site, site, Question::ChooseToken { tokens: Vec::new() }),
+        "key" => (
+            site,
+            site,
+            Question::ChooseKey {
+                keys: vec![
+                    PromptKey {
+                        name: "Signature".into(),
+                        token: token(
+                            "Company card",
+                            "ACS ACR39U ICC Reader 00 00",
+                            Protection::Hardware,
+                        ),
+                        certificate: Some(PromptCertificate {
+                            subject: "Ada Lovelace".into(),
+                            issuer: "Example Company Staff CA".into(),
+                            expires: "2028-12-31".into(),
+                        }),
+                    },
+                    PromptKey {
+                        name: "invoices".into(),
+                        token: token("Test", "SoftHSM", Protection::Software),
+                        certificate: None,
+                    },
+                ],
+            },
+        ),
+        "hostile-key" => (
+            long_site.as_str(),
+            "https://xn--80ak6aa92e.example",
+            Question::ChooseKey {
+                keys: (0..12)
+                    .map(|_| PromptKey {
+                        name: hostile_name(),
+                        token: token(&hostile_name(), &hostile_name(), Protection::Isolated),
+                        certificate: Some(PromptCertificate {
+                            subject: hostile_name(),
+                            issuer: hostile_name(),
+                            expires: hostile_name(),
+                        }),
+                    })
+                    .collect(),
+            },
+        ),
+        "share-key" => (
+            site,
+            site,
+            Question::ShareKey {
+                token: "Company card".into(),
+                name: "invoices".into(),
+                origins: [
+                    "https://invoices.example",
+                    "https://archive.bank.example:8443",
+                ]
+                .into_iter()
+                .filter_map(Origin::new)
+                .collect(),
+            },
+        ),
         "pin" | "last-pin" => (
             site,
             site,
             Question::EnterPin {
                 token: "PIV card of Ada Lovelace".into(),
+                was_wrong: name != "pin",
                 tries_left: Some(if name == "pin" { 3 } else { 1 }),
                 min_length: 6,
                 max_length: 8,
@@ -146,6 +221,7 @@ pub fn prompt(name: &str, id: PromptId, webview: u64) -> Option<PromptRequest> {
             long_site.as_str(),
             Question::EnterPin {
                 token: hostile_name(),
+                was_wrong: true,
                 tries_left: None,
                 min_length: 4,
                 max_length: 32,
@@ -161,6 +237,14 @@ pub fn prompt(name: &str, id: PromptId, webview: u64) -> Option<PromptRequest> {
         top_level_origin: Origin::new(top_level)?,
         question,
     })
+}
+
+fn token(label: &str, place: &str, protection: Protection) -> PromptToken {
+    PromptToken {
+        label: label.into(),
+        place: place.into(),
+        protection,
+    }
 }
 
 /// Sample data for the page of tokens, in which grants can be revoked.

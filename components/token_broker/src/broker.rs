@@ -83,6 +83,7 @@ const TOO_LATE: &str = "missed its deadline";
 const NO_CHANNEL: &str = "the card has no free channel";
 /// Why a request fails.
 const READER_GONE: &str = "the reader is gone";
+const NO_KEYS: &str = "there is no token with keys";
 /// Why a worker is killed.
 const UNEXPECTED: &str = "sent something unexpected";
 /// Why a worker is killed.
@@ -573,9 +574,13 @@ impl Broker {
             self.reply(ticket, Ok(ReplyBody::Permission(state)));
             return Ok(());
         }
+        if let RequestBody::Keys(_) = body {
+            access::check_policy(&self.port(ticket.port)?.identity, Feature::TokenKeys)?;
+            return Err(TokenError::new(ErrorKind::NotFound, NO_KEYS));
+        }
         access::check_policy(&self.port(ticket.port)?.identity, Feature::SecureElement)?;
         match body {
-            RequestBody::QueryPermission(_) => {}
+            RequestBody::QueryPermission(_) | RequestBody::Keys(_) => {}
             RequestBody::GetReaders => self.get_readers(ticket, now),
             RequestBody::OpenSession(reader) => self.ask_session(ticket, reader, now)?,
             RequestBody::OpenChannel {

@@ -56,7 +56,7 @@ impl PromptHost for User {
     }
 }
 
-const REMEMBER: PromptAnswer = PromptAnswer::Reader {
+const REMEMBER: PromptAnswer = PromptAnswer::Chosen {
     index: 0,
     remember: true,
 };
@@ -129,7 +129,7 @@ fn what_a_page_was_told_of_outlives_kill_9() {
 #[test]
 fn what_is_not_remembered_does_not_outlive_the_broker() {
     let folder = tempfile::tempdir().unwrap();
-    let user = User::who_says(PromptAnswer::Reader {
+    let user = User::who_says(PromptAnswer::Chosen {
         index: 0,
         remember: false,
     });

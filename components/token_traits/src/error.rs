@@ -32,6 +32,26 @@ pub enum ErrorKind {
     Unknown,
     /// `NotAllowedError`: this document gets no port, or the user did not consent.
     NotAllowed,
+    /// `NotFoundError`: there is no such key or token, or none that the origin may use.
+    NotFound,
+    /// `NotSupportedError`: the token cannot do it.
+    NotSupported,
+    /// `InvalidAccessError`: the key may not be used so.
+    InvalidAccess,
+    /// `InvalidStateError`: the key or its token is not there any more.
+    Gone,
+    /// `OperationError`: the token failed, or the data were wrong.
+    Operation,
+    /// `DataError`: what was given is not well-formed, or does not belong together.
+    Data,
+    /// `NoModificationAllowedError`: the token cannot be changed.
+    ReadOnly,
+    /// `ConstraintError`: the name is taken.
+    NameTaken,
+    /// `QuotaExceededError`: the token is full, or the request too long.
+    QuotaExceeded,
+    /// `TimeoutError`: the token took too long.
+    Timeout,
 }
 
 impl ErrorKind {
@@ -48,6 +68,16 @@ impl ErrorKind {
             Self::Unsupported => "SEUnsupportedException",
             Self::Unknown => "SEUnknownException",
             Self::NotAllowed => "NotAllowedError",
+            Self::NotFound => "NotFoundError",
+            Self::NotSupported => "NotSupportedError",
+            Self::InvalidAccess => "InvalidAccessError",
+            Self::Gone => "InvalidStateError",
+            Self::Operation => "OperationError",
+            Self::Data => "DataError",
+            Self::ReadOnly => "NoModificationAllowedError",
+            Self::NameTaken => "ConstraintError",
+            Self::QuotaExceeded => "QuotaExceededError",
+            Self::Timeout => "TimeoutError",
         }
     }
 }

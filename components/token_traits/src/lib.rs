@@ -20,6 +20,7 @@ pub mod control;
 pub mod error;
 pub mod feature;
 pub mod identity;
+pub mod keys;
 pub mod permissions_policy;
 pub mod port;
 pub mod prompt;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TokenError;
 use crate::feature::{Feature, PermissionState};
+use crate::keys::{KeysReply, KeysRequest, TokenInfo};
 
 /// Most requests that a port may have in flight; one more closes the port.
 pub const MAX_REQUESTS_IN_FLIGHT: usize = 256;
@@ -49,7 +50,7 @@ pub struct PortRequest {
     pub body: RequestBody,
 }
 
-/// What a document can ask for: the calls of the GP Web API for Accessing Secure Element 1.0.
+/// What a document can ask for: the calls of the GP Web API for Accessing Secure Element 1.0, and those about keys.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum RequestBody {
     /// `SecureElementManager.getReaders()`. Answered by [`ReplyBody::Readers`].
@@ -100,6 +101,8 @@ pub enum RequestBody {
     },
     /// `Channel.close()`. Answered by [`ReplyBody::Done`], also when it is closed already.
     CloseChannel(ChannelId),
+    /// About keys in tokens. Answered by [`ReplyBody::Keys`].
+    Keys(KeysRequest),
 }
 
 /// A command APDU, as the page gave it. Nothing in it has been checked.
@@ -171,6 +174,9 @@ pub enum PortMessage {
     /// [`ReaderInfo::present`] says. Sent without being asked to a document that has asked for the readers or watches,
     /// as long as it may see the reader. What was open on an element that has gone is closed by then.
     Element(ReaderInfo),
+    /// A token has come (`tokeninserted`) or has gone (`tokenremoved`), whichever [`TokenInfo::present`] says. Sent to a
+    /// document that watches, as long as its origin has a grant for the token or for a key in it.
+    Token(TokenInfo),
 }
 
 /// A successful answer.
@@ -188,6 +194,8 @@ pub enum ReplyBody {
     Done,
     /// Whether the document may use a feature, or would have to ask.
     Permission(PermissionState),
+    /// About keys in tokens.
+    Keys(KeysReply),
 }
 
 /// A reader as a page sees it.

@@ -5,7 +5,7 @@
 //! What the broker asks the user through the main process, which draws every prompt, and what the main process shows and
 //! revokes on its page of tokens.
 //!
-//! Nothing in a prompt was chosen by a page. Readers and cards choose some of it: whoever draws it treats those strings
+//! Nothing in a prompt was chosen by a page, but for the name of a key. Readers, tokens and cards choose some of it: whoever draws it treats those strings
 //! as hostile.
 
 use std::fmt;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::identity::Origin;
+use crate::keys::Protection;
 use crate::port::ElementType;
 
 /// Most characters of a name that a reader or card gave, in a prompt or on a page.
@@ -45,7 +46,7 @@ pub struct PromptRequest {
 /// What a prompt asks.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Question {
-    /// Which reader the origin may see. Answered by [`PromptAnswer::Reader`].
+    /// Which reader the origin may see. Answered by [`PromptAnswer::Chosen`].
     ChooseReader {
         /// The readers to choose from. If there are none, the user can connect one, and the prompt changes.
         readers: Vec<PromptReader>,
@@ -58,10 +59,31 @@ pub enum Question {
         /// The DF name of the application as the card reports it, 1 to 16 bytes; `None` if the card does not name it.
         applet: Option<Vec<u8>>,
     },
+    /// Which token with keys the origin may use: its own keys there, and to make some. Answered by [`PromptAnswer::Chosen`].
+    ChooseToken {
+        /// The tokens to choose from. If there are none, the user can connect one, and the prompt changes.
+        tokens: Vec<PromptToken>,
+    },
+    /// Which key the origin may use. Answered by [`PromptAnswer::Chosen`].
+    ChooseKey {
+        /// The keys to choose from, all of which are what the origin has asked for.
+        keys: Vec<PromptKey>,
+    },
+    /// Whether a key that the origin makes may be used by these other origins too. Answered by [`PromptAnswer::Allowed`].
+    ShareKey {
+        /// The token that the key is made in.
+        token: String,
+        /// The key's name, which the page chose: at most [`MAX_NAME_LENGTH`] printable characters.
+        name: String,
+        /// Who else may use it.
+        origins: Vec<Origin>,
+    },
     /// The PIN of a token. Answered by [`PromptAnswer::Pin`].
     EnterPin {
         /// The token's name.
         token: String,
+        /// Whether the PIN that was entered just before was wrong.
+        was_wrong: bool,
         /// How many wrong PINs are left before the token locks itself, where it tells.
         tries_left: Option<u8>,
         /// The least length, in characters.
@@ -82,6 +104,39 @@ pub struct PromptReader {
     pub present: bool,
 }
 
+/// A token to choose.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PromptToken {
+    /// What its owner calls it, printable, at most [`MAX_NAME_LENGTH`] characters.
+    pub label: String,
+    /// Where it is: the reader, or what the user calls the module that serves it.
+    pub place: String,
+    /// How it keeps keys.
+    pub protection: Protection,
+}
+
+/// A key to choose.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PromptKey {
+    /// Its name, printable, at most [`MAX_NAME_LENGTH`] characters. Whoever made the key chose it.
+    pub name: String,
+    /// The token that it is in.
+    pub token: PromptToken,
+    /// Whom its certificate names, and who issued that, if it has one.
+    pub certificate: Option<PromptCertificate>,
+}
+
+/// What a certificate says, printable, each at most [`MAX_NAME_LENGTH`] characters.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PromptCertificate {
+    /// Whom it is for.
+    pub subject: String,
+    /// Who says so.
+    pub issuer: String,
+    /// The last day on which it is valid, as `2026-12-31`.
+    pub expires: String,
+}
+
 /// What the user answered.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum PromptAnswer {
@@ -89,8 +144,8 @@ pub enum PromptAnswer {
     Refused,
     /// The prompt was not shown: the user had not just done something in that webview.
     NotAsked,
-    /// Yes, this reader.
-    Reader {
+    /// Yes, this one.
+    Chosen {
         /// Its index in the question.
         index: u32,
         /// Whether the grant outlives the card's removal and the origin's last document.
@@ -98,7 +153,7 @@ pub enum PromptAnswer {
     },
     /// Yes.
     Allowed {
-        /// As in [`PromptAnswer::Reader`].
+        /// As in [`PromptAnswer::Chosen`].
         remember: bool,
     },
     /// A PIN.
@@ -189,6 +244,18 @@ pub enum GrantKind {
         /// Which of the two.
         allowed: bool,
     },
+    /// To use a token with keys: the origin's own keys there, and to make some.
+    Token {
+        /// What its owner calls it.
+        token: String,
+    },
+    /// To use a key.
+    Key {
+        /// Its name.
+        name: String,
+        /// The token that it is in.
+        token: String,
+    },
     /// To use an application on elements that have no rules of their own.
     Applet {
         /// Its DF name; `None` for every application, empty for the one that a card selects by itself.
@@ -205,7 +272,7 @@ pub struct AuditEntry {
     pub time: SystemTime,
     /// Who.
     pub origin: Origin,
-    /// The reader's name.
+    /// The reader's name, or the token's.
     pub reader: String,
     /// The application, where it is about one.
     pub applet: Option<Vec<u8>>,

@@ -13,6 +13,11 @@ use proptest::sample::select;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use token_traits::control::{AccessConfig, BrokerConfig, WhenNoRules, WorkerKind};
+use token_traits::keys::{
+    AlgorithmQuery, Bytes, Cipher, Curve, Hash, KeyAlgorithm, KeyId, KeyInfo, KeyOperation,
+    KeyQuery, KeyTokenId, KeysReply, KeysRequest, NewKey, Protection, Provenance, SignatureScheme,
+    TokenFeature, TokenInfo, TokenQuery, TokenSelector, Usages, UserVerification, WrapScheme,
+};
 use token_traits::port::{
     ChannelId, ChannelInfo, ChannelType, Command, ElementType, MAX_AID_LENGTH, PortMessage,
     PortRequest, ReaderId, ReaderInfo, ReplyBody, RequestBody, RequestId, SessionId, SessionInfo,
@@ -41,6 +46,324 @@ fn command() -> impl Strategy<Value = Command> {
             le,
             extended,
         }),
+    ]
+}
+
+fn algorithm() -> impl Strategy<Value = KeyAlgorithm> {
+    prop_oneof![
+        any::<u16>().prop_map(|bits| KeyAlgorithm::Rsa { bits }),
+        select(vec![Curve::P256, Curve::P384, Curve::P521]).prop_map(KeyAlgorithm::Ec),
+        any::<u16>().prop_map(|bits| KeyAlgorithm::Aes { bits }),
+        any::<u16>().prop_map(|bits| KeyAlgorithm::Secret { bits }),
+    ]
+}
+
+fn hash() -> impl Strategy<Value = Hash> {
+    select(vec![Hash::Sha1, Hash::Sha256, Hash::Sha384, Hash::Sha512])
+}
+
+fn usages() -> impl Strategy<Value = Usages> {
+    vec(select(Usages::ALL.to_vec()), 0..7).prop_map(|usages| {
+        let each = usages.into_iter().map(|(_, usage)| usage);
+        each.fold(Usages::NONE, Usages::and)
+    })
+}
+
+fn some_bytes() -> impl Strategy<Value = Bytes> {
+    bytes().prop_map(Bytes)
+}
+
+fn key_id() -> impl Strategy<Value = KeyId> {
+    any::<[u8; 16]>().prop_map(KeyId)
+}
+
+fn token_id() -> impl Strategy<Value = KeyTokenId> {
+    any::<[u8; 16]>().prop_map(KeyTokenId)
+}
+
+fn protection() -> impl Strategy<Value = Protection> {
+    select(vec![
+        Protection::Software,
+        Protection::Isolated,
+        Protection::Hardware,
+    ])
+}
+
+fn user_verification() -> impl Strategy<Value = UserVerification> {
+    select(vec![
+        UserVerification::None,
+        UserVerification::Session,
+        UserVerification::EachUse,
+    ])
+}
+
+fn new_key() -> impl Strategy<Value = NewKey> {
+    let name = option::of(".{0,60}");
+    let origins = vec(origin(), 0..3);
+    let flags = any::<(bool, bool)>();
+    (
+        algorithm(),
+        usages(),
+        name,
+        origins,
+        user_verification(),
+        flags,
+    )
+        .prop_map(
+            |(
+                algorithm,
+                usages,
+                name,
+                origins,
+                user_verification,
+                (is_wrappable, is_persistent),
+            )| {
+                NewKey {
+                    algorithm,
+                    usages,
+                    name,
+                    origins,
+                    user_verification,
+                    is_wrappable,
+                    is_persistent,
+                }
+            },
+        )
+}
+
+fn cipher() -> impl Strategy<Value = Cipher> {
+    prop_oneof![
+        (hash(), some_bytes()).prop_map(|(hash, label)| Cipher::RsaOaep { hash, label }),
+        any::<[u8; 16]>().prop_map(|iv| Cipher::AesCbc { iv }),
+        any::<([u8; 16], u8)>().prop_map(|(counter, bits)| Cipher::AesCtr { counter, bits }),
+        (some_bytes(), some_bytes(), any::<u8>()).prop_map(|(iv, additional_data, tag_bits)| {
+            Cipher::AesGcm {
+                iv,
+                additional_data,
+                tag_bits,
+            }
+        }),
+    ]
+}
+
+fn wrap_scheme() -> impl Strategy<Value = WrapScheme> {
+    prop_oneof![
+        Just(WrapScheme::AesKw),
+        (hash(), some_bytes()).prop_map(|(hash, label)| WrapScheme::RsaOaep { hash, label }),
+    ]
+}
+
+fn key_operation() -> impl Strategy<Value = KeyOperation> {
+    let scheme = prop_oneof![
+        hash().prop_map(SignatureScheme::RsaPkcs1),
+        (hash(), any::<u16>())
+            .prop_map(|(hash, salt_length)| SignatureScheme::RsaPss { hash, salt_length }),
+        Just(SignatureScheme::Ecdsa),
+        hash().prop_map(SignatureScheme::Hmac),
+    ];
+    prop_oneof![
+        (scheme, some_bytes()).prop_map(|(scheme, data)| KeyOperation::Sign { scheme, data }),
+        (hash(), some_bytes(), some_bytes())
+            .prop_map(|(hash, data, mac)| KeyOperation::VerifyMac { hash, data, mac }),
+        (cipher(), some_bytes()).prop_map(|(cipher, data)| KeyOperation::Encrypt { cipher, data }),
+        (cipher(), some_bytes()).prop_map(|(cipher, data)| KeyOperation::Decrypt { cipher, data }),
+        (some_bytes(), option::of(new_key()))
+            .prop_map(|(public, into)| KeyOperation::Derive { public, into }),
+        (wrap_scheme(), key_id()).prop_map(|(scheme, key)| KeyOperation::Wrap { scheme, key }),
+        (wrap_scheme(), some_bytes(), new_key())
+            .prop_map(|(scheme, data, key)| KeyOperation::Unwrap { scheme, data, key }),
+    ]
+}
+
+fn token_query() -> impl Strategy<Value = TokenQuery> {
+    (
+        option::of(".{0,40}"),
+        option::of(".{0,40}"),
+        option::of(".{0,40}"),
+        protection(),
+        any::<Option<bool>>(),
+    )
+        .prop_map(
+            |(label, model, reader, minimum_protection, provisionable)| TokenQuery {
+                label,
+                manufacturer: None,
+                model,
+                reader,
+                minimum_protection,
+                provisionable,
+            },
+        )
+}
+
+fn key_query() -> impl Strategy<Value = KeyQuery> {
+    let algorithms = vec(
+        prop_oneof![
+            any::<Option<u16>>().prop_map(|bits| AlgorithmQuery::Rsa { bits }),
+            Just(AlgorithmQuery::Ec {
+                curve: Some(Curve::P384)
+            }),
+            any::<Option<u16>>().prop_map(|bits| AlgorithmQuery::Aes { bits }),
+            Just(AlgorithmQuery::Secret),
+        ],
+        0..3,
+    );
+    let token = option::of(prop_oneof![
+        token_id().prop_map(TokenSelector::Is),
+        token_query().prop_map(TokenSelector::Like),
+    ]);
+    let certificate = (
+        vec(any::<[u8; 4]>(), 0..30),
+        any::<u16>(),
+        vec(".{0,30}", 0..3),
+        any::<Option<bool>>(),
+    );
+    (
+        option::of(".{0,40}"),
+        option::of(some_bytes()),
+        algorithms,
+        usages(),
+        token,
+        certificate,
+    )
+        .prop_map(
+            |(
+                name,
+                public_key,
+                algorithms,
+                usages,
+                token,
+                (issuers, certificate_key_usages, extended_key_usages, valid_certificate),
+            )| KeyQuery {
+                name,
+                public_key,
+                algorithms,
+                usages,
+                token,
+                issuers,
+                certificate_key_usages,
+                extended_key_usages,
+                valid_certificate,
+                ..KeyQuery::default()
+            },
+        )
+}
+
+fn keys_request() -> impl Strategy<Value = KeysRequest> {
+    prop_oneof![
+        ".{0,60}".prop_map(KeysRequest::GetKeyByName),
+        key_query().prop_map(|query| KeysRequest::GetKeys(Box::new(query))),
+        key_query().prop_map(|query| KeysRequest::RequestKey(Box::new(query))),
+        token_query().prop_map(KeysRequest::GetTokens),
+        token_query().prop_map(KeysRequest::RequestToken),
+        key_id().prop_map(KeysRequest::ForgetKey),
+        token_id().prop_map(KeysRequest::ForgetToken),
+        Just(KeysRequest::WatchTokens),
+        (token_id(), new_key()).prop_map(|(token, key)| KeysRequest::Generate { token, key }),
+        key_id().prop_map(KeysRequest::Delete),
+        (key_id(), some_bytes())
+            .prop_map(|(key, certificate)| KeysRequest::InstallCertificate { key, certificate }),
+        key_id().prop_map(KeysRequest::RemoveCertificate),
+        key_id().prop_map(KeysRequest::GetCertificates),
+        (key_id(), any::<[u8; 32]>())
+            .prop_map(|(key, challenge)| KeysRequest::Attest { key, challenge }),
+        (key_id(), key_operation())
+            .prop_map(|(key, operation)| KeysRequest::Use { key, operation }),
+    ]
+}
+
+fn token_info() -> impl Strategy<Value = TokenInfo> {
+    let feature = prop_oneof![
+        algorithm().prop_map(TokenFeature::Generate),
+        hash().prop_map(TokenFeature::Hmac),
+        Just(TokenFeature::RsaPkcs1),
+        Just(TokenFeature::Attest),
+    ];
+    (
+        token_id(),
+        ".{0,64}",
+        protection(),
+        any::<(bool, bool)>(),
+        vec(feature, 0..10),
+    )
+        .prop_map(
+            |(id, label, protection, (present, provisionable), features)| TokenInfo {
+                id,
+                label,
+                protection,
+                present,
+                provisionable,
+                features,
+            },
+        )
+}
+
+fn key_info() -> impl Strategy<Value = KeyInfo> {
+    let provenance = select(vec![
+        Provenance::Unknown,
+        Provenance::Imported,
+        Provenance::Generated,
+    ]);
+    let halves = (option::of(some_bytes()), option::of(some_bytes()));
+    let nature = (
+        algorithm(),
+        usages(),
+        protection(),
+        user_verification(),
+        provenance,
+    );
+    (
+        key_id(),
+        token_info(),
+        ".{0,60}",
+        halves,
+        nature,
+        any::<(bool, bool)>(),
+        vec(origin(), 0..3),
+    )
+        .prop_map(
+            |(
+                id,
+                token,
+                name,
+                (identifier, public_key),
+                (algorithm, usages, protection, user_verification, provenance),
+                (is_wrappable, is_own),
+                origins,
+            )| KeyInfo {
+                id,
+                token,
+                name,
+                identifier,
+                algorithm,
+                usages,
+                public_key,
+                protection,
+                user_verification,
+                provenance,
+                is_wrappable,
+                is_own,
+                origins,
+            },
+        )
+}
+
+fn keys_reply() -> impl Strategy<Value = KeysReply> {
+    prop_oneof![
+        Just(KeysReply::Done),
+        vec(key_info(), 0..3).prop_map(KeysReply::Keys),
+        key_info().prop_map(|key| KeysReply::Key(Box::new(key))),
+        vec(token_info(), 0..3).prop_map(KeysReply::Tokens),
+        token_info().prop_map(KeysReply::Token),
+        some_bytes().prop_map(KeysReply::Bytes),
+        any::<bool>().prop_map(KeysReply::IsGenuine),
+        vec(some_bytes(), 0..3).prop_map(KeysReply::Certificates),
+        (".{0,10}", some_bytes(), vec(some_bytes(), 0..3)).prop_map(
+            |(format, statement, chain)| KeysReply::Attestation {
+                format,
+                statement,
+                chain,
+            }
+        ),
     ]
 }
 
@@ -78,6 +401,7 @@ fn request_body() -> impl Strategy<Value = RequestBody> {
             timeout_ms,
         }),
         any::<u32>().prop_map(|id| RequestBody::CloseChannel(ChannelId(id))),
+        keys_request().prop_map(RequestBody::Keys),
     ]
 }
 
@@ -96,6 +420,24 @@ fn has_strategy(body: &RequestBody) -> bool {
         | RequestBody::Transmit { .. }
         | RequestBody::SelectNext { .. }
         | RequestBody::CloseChannel(_) => true,
+        // Does not compile with one that has none there.
+        RequestBody::Keys(
+            KeysRequest::GetKeyByName(_)
+            | KeysRequest::GetKeys(_)
+            | KeysRequest::RequestKey(_)
+            | KeysRequest::GetTokens(_)
+            | KeysRequest::RequestToken(_)
+            | KeysRequest::ForgetKey(_)
+            | KeysRequest::ForgetToken(_)
+            | KeysRequest::WatchTokens
+            | KeysRequest::Generate { .. }
+            | KeysRequest::Delete(_)
+            | KeysRequest::InstallCertificate { .. }
+            | KeysRequest::RemoveCertificate(_)
+            | KeysRequest::GetCertificates(_)
+            | KeysRequest::Attest { .. }
+            | KeysRequest::Use { .. },
+        ) => true,
     }
 }
 
@@ -135,6 +477,16 @@ fn error() -> impl Strategy<Value = TokenError> {
         ErrorKind::Unsupported,
         ErrorKind::Unknown,
         ErrorKind::NotAllowed,
+        ErrorKind::NotFound,
+        ErrorKind::NotSupported,
+        ErrorKind::InvalidAccess,
+        ErrorKind::Gone,
+        ErrorKind::Operation,
+        ErrorKind::Data,
+        ErrorKind::ReadOnly,
+        ErrorKind::NameTaken,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::Timeout,
     ]);
     (kind, ".{0,100}").prop_map(|(kind, message)| TokenError::new(kind, message))
 }
@@ -164,6 +516,7 @@ fn reply_body() -> impl Strategy<Value = ReplyBody> {
             PermissionState::Prompt,
         ])
         .prop_map(ReplyBody::Permission),
+        keys_reply().prop_map(ReplyBody::Keys),
     ]
 }
 
@@ -175,13 +528,14 @@ fn message() -> impl Strategy<Value = PortMessage> {
             result,
         }),
         reader().prop_map(PortMessage::Element),
+        token_info().prop_map(PortMessage::Token),
     ]
 }
 
 /// As [`has_strategy`].
 fn message_has_strategy(message: &PortMessage) -> bool {
     match message {
-        PortMessage::Element(_) => true,
+        PortMessage::Element(_) | PortMessage::Token(_) => true,
         PortMessage::Reply { result, .. } => match result {
             Ok(
                 ReplyBody::Readers(_)
@@ -189,7 +543,8 @@ fn message_has_strategy(message: &PortMessage) -> bool {
                 | ReplyBody::Channel(_)
                 | ReplyBody::Response(_)
                 | ReplyBody::Done
-                | ReplyBody::Permission(_),
+                | ReplyBody::Permission(_)
+                | ReplyBody::Keys(_),
             )
             | Err(_) => true,
         },

@@ -439,7 +439,7 @@ impl Rig {
                     0 => PromptAnswer::Refused,
                     1 => PromptAnswer::NotAsked,
                     2 => PromptAnswer::Allowed { remember },
-                    _ => PromptAnswer::Reader {
+                    _ => PromptAnswer::Chosen {
                         index: reader.into(),
                         remember,
                     },
@@ -490,7 +490,7 @@ impl Rig {
         let Some(request) = self.prompts.remove(&prompt) else {
             return;
         };
-        if let (Question::ChooseReader { readers }, PromptAnswer::Reader { index, .. }) =
+        if let (Question::ChooseReader { readers }, PromptAnswer::Chosen { index, .. }) =
             (&request.question, &answer)
             && usize::try_from(*index).is_ok_and(|index| index < readers.len())
         {
@@ -897,7 +897,12 @@ impl Rig {
                         !readers.is_empty()
                     }
                     Ok(ReplyBody::Session(_) | ReplyBody::Channel(_)) => true,
-                    Ok(ReplyBody::Response(_) | ReplyBody::Permission(_) | ReplyBody::Done)
+                    Ok(
+                        ReplyBody::Response(_)
+                        | ReplyBody::Permission(_)
+                        | ReplyBody::Keys(_)
+                        | ReplyBody::Done,
+                    )
                     | Err(_) => false,
                 }
             }
@@ -906,6 +911,7 @@ impl Rig {
                 assert!(is_new || reader.present, "an element goes twice");
                 true
             }
+            PortMessage::Token(_) => true,
         };
         assert!(
             may_see_readers || !is_disclosure,
@@ -984,7 +990,9 @@ fn time_limit(body: &RequestBody) -> Option<Duration> {
         | RequestBody::WatchElements
         | RequestBody::OpenSession(_)
         | RequestBody::Reset(_) => Some(DEFAULT_TIMEOUT),
-        RequestBody::GetReaders | RequestBody::OpenChannel { .. } => Some(WITH_A_USER),
+        RequestBody::GetReaders | RequestBody::OpenChannel { .. } | RequestBody::Keys(_) => {
+            Some(WITH_A_USER)
+        }
         RequestBody::Shutdown
         | RequestBody::CloseSessions(_)
         | RequestBody::CloseSession(_)

@@ -615,13 +615,14 @@ fn messages() -> Seeds {
         ("prompt-for-a-pin", {
             prompt(Question::EnterPin {
                 token: "Token".into(),
+                was_wrong: false,
                 tries_left: Some(3),
                 min_length: 4,
                 max_length: 8,
             })
         }),
         ("prompt-answer", {
-            encoded(&PromptAnswer::Reader {
+            encoded(&PromptAnswer::Chosen {
                 index: 1,
                 remember: true,
             })

@@ -11,9 +11,11 @@ use egui::{
     Order, Rect, Response, ScrollArea, Sense, Stroke, TextFormat, Ui, Vec2, pos2, vec2,
 };
 use token_traits::Origin;
+use token_traits::identity::MAX_ORIGIN_LENGTH;
+use token_traits::keys::Protection;
 use token_traits::port::ElementType;
 use token_traits::prompt::{
-    MAX_NAME_LENGTH, Pin, PromptAnswer, PromptReader, PromptRequest, Question,
+    MAX_NAME_LENGTH, Pin, PromptAnswer, PromptReader, PromptRequest, PromptToken, Question,
 };
 use zeroize::Zeroizing;
 
@@ -57,7 +59,8 @@ pub struct Outcome {
 #[derive(Default)]
 pub struct PromptForm {
     shown: Option<PromptRequest>,
-    reader: Option<usize>,
+    /// Which of the readers, tokens or keys.
+    chosen: Option<usize>,
     remember: bool,
     pin: Zeroizing<String>,
     /// Not all of the question is in sight.
@@ -88,11 +91,8 @@ impl PromptForm {
         if is_new {
             *self = Self {
                 shown: Some(request.clone()),
-                // Several readers are a choice that the user makes.
-                reader: match &request.question {
-                    Question::ChooseReader { readers } if readers.len() == 1 => Some(0),
-                    _ => None,
-                },
+                // Several are a choice that the user makes.
+                chosen: (choices(&request.question) == Some(1)).then_some(0),
                 pin: Zeroizing::new(String::with_capacity(PIN_CAPACITY)),
                 ..Self::default()
             };
@@ -172,6 +172,9 @@ impl PromptForm {
         let purpose = match &request.question {
             Question::ChooseReader { .. } => "wants to use a smart card or security token.",
             Question::UseApplet { .. } => "wants to use an application on a card.",
+            Question::ChooseToken { .. } => "wants to keep keys in a smart card or security token.",
+            Question::ChooseKey { .. } => "wants to use a key in a smart card or security token.",
+            Question::ShareKey { .. } => "wants other sites to use a key that it makes.",
             Question::EnterPin { .. } => "asks for the PIN of a token.",
         };
         ui.label(purpose);
@@ -183,9 +186,9 @@ impl PromptForm {
 
         // The origin above and the buttons below stay in sight; what is between them scrolls where it must.
         let can_remember = match &request.question {
-            Question::ChooseReader { readers } => !readers.is_empty(),
             Question::UseApplet { .. } => true,
-            Question::EnterPin { .. } => false,
+            Question::ShareKey { .. } | Question::EnterPin { .. } => false,
+            question => choices(question) != Some(0),
         };
         let footer = if can_remember { 108.0 } else { 56.0 };
         let hint = if self.is_cut { 24.0 } else { 0.0 };
@@ -195,8 +198,7 @@ impl PromptForm {
             .auto_shrink([false, true])
             .show(ui, |ui| self.question(ui, request));
         // A list may be longer than what can be shown. What allowing means must be in sight.
-        self.is_cut = !matches!(request.question, Question::ChooseReader { .. })
-            && body.content_size.y > height + 1.0;
+        self.is_cut = choices(&request.question).is_none() && body.content_size.y > height + 1.0;
 
         if can_remember {
             ui.checkbox(&mut self.remember, "Remember this decision");
@@ -290,13 +292,72 @@ impl PromptForm {
                     printable(reader, MAX_NAME_LENGTH)
                 ));
             }
+            Question::ChooseToken { tokens } if tokens.is_empty() => {
+                ui.strong("No token that keeps keys is connected.");
+                ui.label("Connect one to choose it here.");
+            }
+            Question::ChooseToken { tokens } => {
+                ui.label("It can make keys in the token, use and delete those, and see the token whenever it is connected. It does not see other sites' keys there.");
+                ui.strong("Which token may it use?");
+                for (index, token) in tokens.iter().enumerate() {
+                    let name = name_or(&token.label, "Token without a name");
+                    self.row(ui, index, format!("{name}\n{}", place(token)));
+                }
+            }
+            Question::ChooseKey { keys } if keys.is_empty() => {
+                ui.strong("No token that is connected has such a key.");
+                ui.label("Connect the one that has it to choose it here.");
+            }
+            Question::ChooseKey { keys } => {
+                ui.label("It can sign and decrypt with the key, and sees its certificate, which may name you. The key stays in the token.");
+                ui.strong("Which key may it use?");
+                for (index, key) in keys.iter().enumerate() {
+                    let name = name_or(&key.name, "Key without a name");
+                    let certificate = key.certificate.as_ref().map_or_else(
+                        || "no certificate".to_owned(),
+                        |certificate| {
+                            format!(
+                                "for {}, by {}, until {}",
+                                printable(&certificate.subject, MAX_NAME_LENGTH),
+                                printable(&certificate.issuer, MAX_NAME_LENGTH),
+                                printable(&certificate.expires, 10),
+                            )
+                        },
+                    );
+                    let token = name_or(&key.token.label, "Token without a name");
+                    let place = place(&key.token);
+                    self.row(
+                        ui,
+                        index,
+                        format!("{name}\n{certificate}\nin {token}, {place}"),
+                    );
+                }
+            }
+            Question::ShareKey {
+                token,
+                name,
+                origins,
+            } => {
+                ui.label(format!(
+                    "It makes the key “{}” in “{}”. If you allow this, these sites can use the key too:",
+                    name_or(name, "without a name"),
+                    name_or(token, "a token without a name"),
+                ));
+                for origin in origins {
+                    ui.monospace(printable(origin.as_str(), MAX_ORIGIN_LENGTH));
+                }
+            }
             Question::EnterPin {
                 token,
+                was_wrong,
                 tries_left,
                 max_length,
                 min_length,
             } => {
                 ui.strong(printable(token, MAX_NAME_LENGTH));
+                if *was_wrong {
+                    warning(ui, "That PIN was wrong.");
+                }
                 ui.label("The PIN goes to the token. The site does not see it, but can use the token once you have entered it.");
                 match tries_left {
                     Some(0) => {
@@ -327,26 +388,26 @@ impl PromptForm {
     fn reader_row(&mut self, ui: &mut Ui, index: usize, reader: &PromptReader) {
         let kind = element_type(reader.element_type);
         let presence = if reader.present { "ready" } else { "empty" };
-        let name = match printable(&reader.name, MAX_NAME_LENGTH) {
-            name if name.is_empty() => "Reader without a name".to_owned(),
-            name => name,
-        };
-        let chosen = self.reader == Some(index);
-        // As it wraps, a long name shows whole.
-        if ui
-            .radio(chosen, format!("{name}\n{kind}, {presence}"))
-            .clicked()
-        {
-            self.reader = Some(index);
+        let name = name_or(&reader.name, "Reader without a name");
+        self.row(ui, index, format!("{name}\n{kind}, {presence}"));
+    }
+
+    /// One of several to choose. As it wraps, a long name shows whole.
+    fn row(&mut self, ui: &mut Ui, index: usize, text: String) {
+        if ui.radio(self.chosen == Some(index), text).clicked() {
+            self.chosen = Some(index);
         }
     }
 
     /// What "Allow" answers, once all that it needs has been chosen or typed.
     fn positive_answer(&self, question: &Question) -> Option<PromptAnswer> {
         match question {
-            Question::ChooseReader { readers } => {
-                let index = self.reader.filter(|index| *index < readers.len())?;
-                Some(PromptAnswer::Reader {
+            Question::ChooseReader { .. }
+            | Question::ChooseToken { .. }
+            | Question::ChooseKey { .. } => {
+                let count = choices(question)?;
+                let index = self.chosen.filter(|index| *index < count)?;
+                Some(PromptAnswer::Chosen {
                     index: u32::try_from(index).ok()?,
                     remember: self.remember,
                 })
@@ -354,6 +415,8 @@ impl PromptForm {
             Question::UseApplet { .. } => Some(PromptAnswer::Allowed {
                 remember: self.remember,
             }),
+            // It is kept with the key.
+            Question::ShareKey { .. } => Some(PromptAnswer::Allowed { remember: true }),
             Question::EnterPin {
                 min_length,
                 max_length,
@@ -365,10 +428,43 @@ impl PromptForm {
     }
 }
 
+/// How many there are to choose from; `None` where nothing is chosen.
+pub fn choices(question: &Question) -> Option<usize> {
+    match question {
+        Question::ChooseReader { readers } => Some(readers.len()),
+        Question::ChooseToken { tokens } => Some(tokens.len()),
+        Question::ChooseKey { keys } => Some(keys.len()),
+        Question::UseApplet { .. } | Question::ShareKey { .. } | Question::EnterPin { .. } => None,
+    }
+}
+
+fn name_or(name: &str, without: &str) -> String {
+    match printable(name, MAX_NAME_LENGTH) {
+        name if name.is_empty() => without.to_owned(),
+        name => name,
+    }
+}
+
+/// Where a token is, and what that means for its keys.
+fn place(token: &PromptToken) -> String {
+    let protection = match token.protection {
+        Protection::Software => "keeps keys in software",
+        Protection::Isolated => "keeps keys apart from programs",
+        Protection::Hardware => "keeps keys in hardware",
+    };
+    match printable(&token.place, MAX_NAME_LENGTH) {
+        place if place.is_empty() => protection.to_owned(),
+        place => format!("{place}, {protection}"),
+    }
+}
+
 fn title(question: &Question) -> &'static str {
     match question {
         Question::ChooseReader { .. } => "Permission to use a reader",
         Question::UseApplet { .. } => "Permission to use an application on a card",
+        Question::ChooseToken { .. } => "Permission to use a token",
+        Question::ChooseKey { .. } => "Permission to use a key",
+        Question::ShareKey { .. } => "Permission to share a key",
         Question::EnterPin { .. } => "PIN entry",
     }
 }
@@ -586,6 +682,7 @@ mod tests {
     fn pin() -> Question {
         Question::EnterPin {
             token: "Token".into(),
+            was_wrong: false,
             tries_left: Some(1),
             min_length: 4,
             max_length: 6,
@@ -834,7 +931,7 @@ mod tests {
         let mut screen = Screen::new(Question::ChooseReader { readers });
         assert_eq!(screen.click("Allow"), None, "none was chosen");
         assert_eq!(screen.click("Second\nsmart card or USB token, ready"), None);
-        let second = PromptAnswer::Reader {
+        let second = PromptAnswer::Chosen {
             index: 1,
             remember: false,
         };
@@ -842,7 +939,7 @@ mod tests {
 
         let readers = vec![reader("Only")];
         let mut screen = Screen::new(Question::ChooseReader { readers });
-        let only = PromptAnswer::Reader {
+        let only = PromptAnswer::Chosen {
             index: 0,
             remember: false,
         };

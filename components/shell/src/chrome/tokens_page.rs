@@ -243,9 +243,10 @@ fn grant_row(ui: &mut Ui, grant: &GrantInfo, now: SystemTime, is_site: fn(&str) 
             None => {
                 let by = match grant.what {
                     GrantKind::Automation { .. } => "Set by\nautomation",
-                    GrantKind::Reader { .. } | GrantKind::Applet { .. } => {
-                        "Set by the\nadministrator"
-                    }
+                    GrantKind::Reader { .. }
+                    | GrantKind::Token { .. }
+                    | GrantKind::Key { .. }
+                    | GrantKind::Applet { .. } => "Set by the\nadministrator",
                 };
                 ui.label(RichText::new(by).weak());
             }
@@ -273,6 +274,15 @@ fn what(kind: &GrantKind) -> String {
             "may use every reader, and every application that a prompt could allow".to_owned()
         }
         GrantKind::Automation { allowed: false } => "may not use any reader".to_owned(),
+        GrantKind::Token { token } => format!(
+            "may keep keys in the token “{}”",
+            printable(token, MAX_NAME_LENGTH)
+        ),
+        GrantKind::Key { name, token } => format!(
+            "may use the key “{}” in “{}”",
+            printable(name, MAX_NAME_LENGTH),
+            printable(token, MAX_NAME_LENGTH)
+        ),
         GrantKind::Applet { applet, allowed } => {
             let verb = if *allowed { "may use" } else { "may not use" };
             match applet {

@@ -270,7 +270,7 @@ impl Broker {
         match wanted {
             Wanted::Reader { waiting, offered } => {
                 let chosen = match answer {
-                    PromptAnswer::Reader { index, remember } => usize::try_from(index)
+                    PromptAnswer::Chosen { index, remember } => usize::try_from(index)
                         .ok()
                         .and_then(|index| offered.get(index))
                         .map(|(key, _)| (*key, remember)),

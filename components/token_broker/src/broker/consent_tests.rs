@@ -72,7 +72,7 @@ impl Rig {
     fn choose(&mut self, name: &str, remember: bool) {
         let index = self.offered().iter().position(|reader| reader.name == name);
         let index = u32::try_from(index.expect(name)).unwrap();
-        self.say(PromptAnswer::Reader { index, remember });
+        self.say(PromptAnswer::Chosen { index, remember });
     }
 
     /// Asks for the readers where that needs a prompt.
@@ -198,14 +198,14 @@ fn a_refusal_is_an_empty_list() {
         (PromptAnswer::NotAsked, false),
         (PromptAnswer::Allowed { remember: true }, false),
         (
-            PromptAnswer::Reader {
+            PromptAnswer::Chosen {
                 index: 2,
                 remember: true,
             },
             false,
         ),
         (
-            PromptAnswer::Reader {
+            PromptAnswer::Chosen {
                 index: u32::MAX,
                 remember: true,
             },
@@ -225,7 +225,7 @@ fn a_refusal_is_an_empty_list() {
 fn answers_that_nobody_waits_for_change_nothing() {
     let (mut rig, _) = rig(true);
     let port = rig.page();
-    let yes = PromptAnswer::Reader {
+    let yes = PromptAnswer::Chosen {
         index: 1,
         remember: true,
     };
@@ -277,7 +277,7 @@ fn the_chooser_shows_what_comes_and_goes() {
     assert!(!rig.offered()[2].present);
     // What was answered before the readers changed is about other ones.
     for prompt in [first, second.id] {
-        let answer = PromptAnswer::Reader {
+        let answer = PromptAnswer::Chosen {
             index: 0,
             remember: true,
         };

@@ -236,6 +236,7 @@ impl Rig {
                     assert!(!self.closed_ports.contains(&port));
                     self.elements.push((port, info.id, info.present));
                 }
+                Output::ToPort(_, PortMessage::Token(_)) => panic!("there are no tokens with keys"),
                 Output::PortOpened(port) => assert!(!self.closed_ports.contains(&port)),
                 Output::ClosePort(port) => {
                     self.closed_ports.insert(port);

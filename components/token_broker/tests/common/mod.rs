@@ -279,6 +279,7 @@ impl Page {
                         assert!(earlier.is_none(), "two answers");
                     }
                     PortMessage::Element(info) => self.elements.push(info),
+                    PortMessage::Token(_) => {}
                 },
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::IpcError(IpcError::Disconnected)) => return Err(PortClosed),

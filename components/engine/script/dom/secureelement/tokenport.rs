@@ -456,6 +456,8 @@ impl TokenPortClient {
         let (request, result) = match frame.decode() {
             Ok(PortMessage::Reply { request, result }) => (request, result),
             Ok(PortMessage::Element(info)) => return manager.element_changed(cx, info),
+            // Nobody has asked for those here.
+            Ok(PortMessage::Token(_)) => return,
             Err(_) => {
                 warn!("The token broker sent a message that is none.");
                 return self.handle_closed(cx, manager, generation, connection_lost());
