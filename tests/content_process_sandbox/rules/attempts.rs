@@ -157,7 +157,10 @@ pub const ATTEMPTS: &[Attempt] = &[
         open(&place.font(), libc::O_RDONLY | libc::O_TRUNC)
     }),
     both("make a file", 1, REFUSED, |place| {
-        open(&place.nothing(), libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL)
+        open(
+            &place.nothing(),
+            libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL,
+        )
     }),
     both("make a file without a name", 1, REFUSED, |place| {
         open(&place.folder, libc::O_WRONLY | libc::O_TMPFILE)

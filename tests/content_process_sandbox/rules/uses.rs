@@ -73,6 +73,15 @@ fn pause() -> Result {
     call(libc::SYS_pause, &[])
 }
 
+/// Shared memory whose length can be fixed.
+fn sealable() -> Result {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    call(
+        libc::SYS_memfd_create,
+        &[c"name".as_ptr() as u64, flags.into()],
+    )
+}
+
 /// Starts a thread with these flags, which ends at once.
 #[cfg(target_arch = "x86_64")]
 fn clone(flags: i32) -> Result {
@@ -192,6 +201,8 @@ pub const USES: &[Use] = &[
         (libc::O_NONBLOCK | libc::O_RDWR) as u64
     ),
     a_use!(SYS_fcntl "a copy", ERRORS, libc::F_DUPFD_CLOEXEC as u64),
+    a_use!(SYS_fcntl "seal", sealable()?, libc::F_ADD_SEALS as u64, libc::F_SEAL_SHRINK as u64),
+    a_use!(SYS_fcntl "seals", sealable()?, libc::F_GET_SEALS as u64),
     a_use!(SYS_ftruncate, NONE),
     a_use!(
         SYS_getsockopt "size of the buffer",
@@ -201,8 +212,25 @@ pub const USES: &[Use] = &[
         address(&[0_u64; 2]),
         address(&[8_u64])
     ),
+    a_use!(
+        SYS_getsockopt "type",
+        pair(libc::AF_UNIX, libc::SOCK_SEQPACKET)?[0],
+        libc::SOL_SOCKET as u64,
+        libc::SO_TYPE as u64,
+        address(&[0_u64; 2]),
+        address(&[8_u64])
+    ),
+    a_use!(
+        SYS_getsockopt "family",
+        pair(libc::AF_UNIX, libc::SOCK_SEQPACKET)?[0],
+        libc::SOL_SOCKET as u64,
+        libc::SO_DOMAIN as u64,
+        address(&[0_u64; 2]),
+        address(&[8_u64])
+    ),
     a_use!(SYS_ioctl "whether it is a terminal", ERRORS, libc::TCGETS, address(&[0_u64; 32])),
     a_use!(SYS_memfd_create "closed on exec", c"name".as_ptr() as u64, libc::MFD_CLOEXEC.into()),
+    a_use!(SYS_memfd_create "with seals" => sealable),
     #[cfg(target_arch = "x86_64")]
     a_use!(SYS_poll),
     a_use!(SYS_ppoll, 0, 0, address(&ZEROES)),
@@ -234,8 +262,8 @@ pub const NOT_IMPLEMENTED: &[Use] = &[
     a_use!(SYS_faccessat2, HERE),
 ];
 
-/// Files that are read, one in each place.
-pub fn files(folder: &Path) -> Vec<PathBuf> {
+/// Files that are read, one in each place. `data` is the folder of the user's data, below `folder`.
+pub fn files(folder: &Path, data: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = [
         "/usr/share/fonts/below/a.ttf",
         "/usr/local/share/fonts/a.ttf",
@@ -249,13 +277,13 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     .map(PathBuf::from)
     .into();
     files.push(folder.join("home/.fonts/a.ttf"));
-    files.push(folder.join("home/.local/share/fonts/a.ttf"));
+    files.push(folder.join(data).join("fonts/a.ttf"));
     files.push(env::current_exe().expect("this program"));
     files
 }
 
 /// Makes the files in a view of the file system that is this process's own. A machine may not have them.
-pub fn make_files(folder: &Path) -> io::Result<()> {
+pub fn make_files(files: &[PathBuf]) -> io::Result<()> {
     let done = |result: libc::c_int| match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -286,7 +314,7 @@ pub fn make_files(folder: &Path) -> io::Result<()> {
         // SAFETY: the strings end with a zero, and the other address is none.
         done(unsafe { libc::mount(kind, place.as_ptr(), kind, 0, none) })?;
     }
-    for file in files(folder) {
+    for file in files {
         if !file.exists() {
             fs::create_dir_all(file.parent().expect("a folder"))?;
             fs::write(file, "text")?;

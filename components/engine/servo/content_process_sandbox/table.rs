@@ -247,7 +247,7 @@ const MESSAGES: Group = Group {
         call!(SYS_epoll_wait),
         call!(
             SYS_fcntl,
-            "flags, a copy",
+            "flags, a copy, seals",
             [Is(1, libc::F_GETFD as u32)],
             [Is(1, libc::F_GETFL as u32)],
             [Is(1, libc::F_SETFD as u32)],
@@ -255,15 +255,23 @@ const MESSAGES: Group = Group {
                 Is(1, libc::F_SETFL as u32),
                 Only(2, (libc::O_NONBLOCK | libc::O_RDWR) as u32)
             ],
-            [Is(1, libc::F_DUPFD_CLOEXEC as u32)]
+            [Is(1, libc::F_DUPFD_CLOEXEC as u32)],
+            // Shared memory of a length that receivers can rely on.
+            [Is(1, libc::F_ADD_SEALS as u32)],
+            [Is(1, libc::F_GET_SEALS as u32)]
         ),
         call!(SYS_ftruncate),
         call!(
             SYS_getsockopt,
-            "the size of its buffer",
+            "the size of its buffer, its kind",
             [
                 Is(1, libc::SOL_SOCKET as u32),
                 Is(2, libc::SO_SNDBUF as u32)
+            ],
+            [Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_TYPE as u32)],
+            [
+                Is(1, libc::SOL_SOCKET as u32),
+                Is(2, libc::SO_DOMAIN as u32)
             ]
         ),
         // Whether standard error is a terminal.
@@ -271,7 +279,8 @@ const MESSAGES: Group = Group {
         call!(
             SYS_memfd_create,
             "closed on exec",
-            [Is(1, libc::MFD_CLOEXEC)]
+            [Is(1, libc::MFD_CLOEXEC)],
+            [Is(1, libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)]
         ),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_poll),
