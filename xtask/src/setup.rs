@@ -41,7 +41,7 @@ const fn package(need: Need, debian: &'static str, sign: Sign) -> Package {
     Package { need, debian, sign }
 }
 
-const PACKAGES: [Package; 25] = [
+const PACKAGES: [Package; 29] = [
     package(Need::Build, "git", Sign::Program("git")),
     package(Need::Build, "g++", Sign::Program("c++")),
     package(Need::Build, "make", Sign::Program("make")),
@@ -62,6 +62,7 @@ const PACKAGES: [Package; 25] = [
         "libpcsclite-dev",
         Sign::PkgConfig("libpcsclite"),
     ),
+    package(Need::Build, "libtss2-dev", Sign::PkgConfig("tss2-esys")),
     package(Need::Run, "libegl1", Sign::Library("libEGL.so.1")),
     package(Need::Run, "libegl-mesa0", Sign::Library("libEGL_mesa.so.0")),
     package(
@@ -87,6 +88,9 @@ const PACKAGES: [Package; 25] = [
         Sign::Library("pcsc/drivers/serial/libifdvpcd.so"),
     ),
     package(Need::Test, "opensc", Sign::Program("opensc-tool")),
+    package(Need::Test, "openssl", Sign::Program("openssl")),
+    package(Need::Test, "softhsm2", Sign::Program("softhsm2-util")),
+    package(Need::Test, "swtpm", Sign::Program("swtpm")),
     package(Need::Test, "xvfb", Sign::Program("Xvfb")),
     // Fetches testharness.js and the like.
     package(Need::Test, "npm", Sign::Program("npm")),

@@ -8,16 +8,18 @@
 //! Nothing else in the shell needs the patched engine. In a build without the feature `tokens`, `no_tokens` stands in for
 //! this module.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use servo::{EventLoopWaker, Preferences, ServoBuilder, WebDriverCommandMsg};
 use token_client::{ClientConfig, TokenClient};
-use token_traits::control::{AccessConfig, WhenNoRules};
+use token_traits::control::{AccessConfig, ModuleConfig, WhenNoRules};
 use token_traits::prompt::{GrantId, PromptHost};
 use token_traits::{Feature, Origin, PermissionState, TokenBroker as _};
 use webdriver_server::TokenPromptMode;
@@ -44,6 +46,8 @@ pub struct TokenConfig {
     pcsc: Pcsc,
     virtual_card: VirtualCard,
     access: Access,
+    pkcs11: Vec<Pkcs11>,
+    tpm: Tpm,
 }
 
 /// `[access]`. Access rules are enforced in any case.
@@ -168,6 +172,81 @@ impl Default for VirtualCard {
     }
 }
 
+/// `[[pkcs11]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pkcs11 {
+    /// The module's shared library.
+    #[serde(deserialize_with = "absolute_path")]
+    module: String,
+    /// What the user knows it by.
+    label: String,
+    /// Files and folders that it may read.
+    #[serde(default, deserialize_with = "absolute_paths")]
+    read: Vec<String>,
+    /// Files and folders that it may read, write, make and delete.
+    #[serde(default, deserialize_with = "absolute_paths")]
+    write: Vec<String>,
+    /// Whether it may talk to the PC/SC service.
+    #[serde(default)]
+    pcsc: bool,
+    /// Environment variables that it reads.
+    #[serde(default, deserialize_with = "environment")]
+    environment: BTreeMap<String, String>,
+}
+
+impl Pkcs11 {
+    /// What the broker and the module's own process are told.
+    fn to_config(&self) -> ModuleConfig {
+        ModuleConfig {
+            module: self.module.clone(),
+            label: self.label.clone(),
+            read: self.read.clone(),
+            write: self.write.clone(),
+            pcsc: self.pcsc,
+            environment: self.environment.clone(),
+        }
+    }
+}
+
+/// `[tpm]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Tpm {
+    /// How it is reached, as the TPM software stack writes it. Without it no TPM is used.
+    tcti: Option<String>,
+}
+
+/// A process that is locked down has no other folder than the root.
+fn check_absolute(path: String) -> Result<String, String> {
+    if Path::new(&path).is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!("\"{path}\" is not an absolute path"))
+    }
+}
+
+fn absolute_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    check_absolute(String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn absolute_paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let paths = Vec::<String>::deserialize(deserializer)?;
+    let checked: Result<_, _> = paths.into_iter().map(check_absolute).collect();
+    checked.map_err(D::Error::custom)
+}
+
+fn environment<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let variables = BTreeMap::<String, String>::deserialize(deserializer)?;
+    // The dynamic loader follows these before the process is locked down.
+    match variables.keys().find(|name| name.starts_with("LD_")) {
+        Some(name) => Err(D::Error::custom(format!("{name} cannot be set"))),
+        None => Ok(variables),
+    }
+}
+
 impl TokenConfig {
     /// Reads a file. The error is a sentence for the user that names the key and the line.
     pub fn read(path: &Path) -> Result<Self, String> {
@@ -237,6 +316,8 @@ pub fn connect(
             .enabled
             .then(|| config.virtual_card.profile.clone()),
         store: profile.token_store()?,
+        modules: config.pkcs11.iter().map(Pkcs11::to_config).collect(),
+        tpm: config.tpm.tcti.clone(),
     };
     let client = TokenClient::new(client_config, prompts);
     if for_demo && let Some(origin) = Origin::new(demo::ORIGIN) {
@@ -295,6 +376,46 @@ mod tests {
         let config = TokenConfig::parse(uicc_readers).unwrap();
         assert!(config.pcsc.enabled);
         assert_eq!(config.pcsc.uicc_readers, ["SIM 00 00"]);
+    }
+
+    #[test]
+    fn modules_and_the_tpm() {
+        let config = TokenConfig::parse("").unwrap();
+        assert!(config.pkcs11.is_empty() && config.tpm.tcti.is_none());
+        let config = TokenConfig::parse(
+            "[tpm]\ntcti = \"device:/dev/tpmrm0\"\n[[pkcs11]]\nmodule = \"/a.so\"\nlabel = \"A\"\n\
+             [[pkcs11]]\nmodule = \"/b.so\"\nlabel = \"B\"\nread = [\"/c\"]\nwrite = [\"/d\"]\npcsc = true\n\
+             environment = { CONF = \"x\" }",
+        )
+        .unwrap();
+        assert_eq!(config.tpm.tcti.as_deref(), Some("device:/dev/tpmrm0"));
+        let modules: Vec<ModuleConfig> = config.pkcs11.iter().map(Pkcs11::to_config).collect();
+        let plain = ModuleConfig {
+            module: "/a.so".into(),
+            label: "A".into(),
+            ..ModuleConfig::default()
+        };
+        let full = ModuleConfig {
+            module: "/b.so".into(),
+            label: "B".into(),
+            read: vec!["/c".into()],
+            write: vec!["/d".into()],
+            pcsc: true,
+            environment: BTreeMap::from([("CONF".into(), "x".into())]),
+        };
+        assert_eq!(modules, [plain, full]);
+        for (line, key) in [
+            ("label = 1", "string"),
+            ("write = [\"d\"]", "absolute"),
+            ("environment = { LD_PRELOAD = \"/x\" }", "LD_PRELOAD"),
+            ("pcscd = true", "pcscd"),
+        ] {
+            let text = format!("[[pkcs11]]\nmodule = \"/a.so\"\n{line}\n");
+            let error = TokenConfig::parse(&text).unwrap_err();
+            assert!(error.contains(key) && error.contains("line 3"), "{error}");
+        }
+        let error = TokenConfig::parse("[[pkcs11]]\nmodule = \"a.so\"\nlabel = \"A\"").unwrap_err();
+        assert!(error.contains("absolute") && error.contains("line 2"), "{error}");
     }
 
     #[test]

@@ -298,12 +298,7 @@ impl Port {
 impl Default for Broker {
     fn default() -> Self {
         Self {
-            config: BrokerConfig {
-                pcsc: false,
-                virtual_card: None,
-                uicc_readers: Vec::new(),
-                access: None,
-            },
+            config: BrokerConfig::default(),
             grants: Grants::default(),
             prompts: BTreeMap::new(),
             next_prompt: 1,

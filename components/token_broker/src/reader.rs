@@ -455,8 +455,10 @@ impl Reader {
         match self.slot.kind() {
             WorkerKind::PcscReader { reader } => ReaderName::Pcsc(reader.clone()),
             WorkerKind::VirtualCard { profile } => ReaderName::Virtual(profile.clone()),
-            // It is no reader, so nobody is granted it.
-            WorkerKind::PcscMonitor => ReaderName::Virtual(String::new()),
+            // They are no readers, so nobody is granted them.
+            WorkerKind::PcscMonitor | WorkerKind::Module(_) | WorkerKind::Tpm { .. } => {
+                ReaderName::Virtual(String::new())
+            }
         }
     }
 
@@ -464,7 +466,10 @@ impl Reader {
     pub(crate) fn pcsc_name(&self) -> Option<&str> {
         match self.slot.kind() {
             WorkerKind::PcscReader { reader } => Some(reader),
-            WorkerKind::VirtualCard { .. } | WorkerKind::PcscMonitor => None,
+            WorkerKind::VirtualCard { .. }
+            | WorkerKind::PcscMonitor
+            | WorkerKind::Module(_)
+            | WorkerKind::Tpm { .. } => None,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 //! One token process, from its start to its end.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,13 +39,14 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts `binary` as a process of that kind, with those arguments besides. `reported` is called when it has reported
+    /// Starts `binary` as a process of that kind, with those arguments and environment variables besides. `reported` is called when it has reported
     /// or will not any more, `ended` when it has ended and been reaped, both on threads of their own.
     pub(crate) fn start(
         id: ChildId,
         binary: &Path,
         kind: &str,
         arguments: &[&OsStr],
+        more_environment: &BTreeMap<String, String>,
         reported: impl FnOnce(Result<Reported, String>) + Send + 'static,
         ended: impl FnOnce(io::Result<ExitStatus>) + Send + 'static,
     ) -> io::Result<Self> {
@@ -60,6 +62,7 @@ impl Child {
             .args(arguments)
             .env_clear()
             .envs(environment)
+            .envs(more_environment)
             // Without it libpcsclite waits for other programs for ever, and a worker could only be killed.
             .env("PCSCLITE_NO_BLOCKING", "1")
             .stdin(Stdio::null())

@@ -24,7 +24,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use token_traits::control::{AccessConfig, BrokerConfig};
+use token_traits::control::{AccessConfig, BrokerConfig, ModuleConfig};
 use token_traits::prompt::{GrantId, Overview, PromptHost};
 use token_traits::{
     ErrorKind, Feature, OpenPortCallback, Origin, PermissionState, PortId, PortIdentity,
@@ -49,6 +49,10 @@ pub struct ClientConfig {
     pub access: Option<AccessConfig>,
     /// The folder for grants and the audit log, which is there already. With `None` they end with the broker.
     pub store: Option<PathBuf>,
+    /// The PKCS#11 modules that are used.
+    pub modules: Vec<ModuleConfig>,
+    /// How the TPM is reached, where it is used: [`BrokerConfig::tpm`].
+    pub tpm: Option<String>,
 }
 
 impl ClientConfig {
@@ -58,6 +62,8 @@ impl ClientConfig {
             virtual_card: self.virtual_card.clone(),
             uicc_readers: self.uicc_readers.clone(),
             access: self.access.clone(),
+            modules: self.modules.clone(),
+            tpm: self.tpm.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Each asks the kernel to be killed with the thread that started it, so no other thread may do it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -496,6 +496,7 @@ impl Supervisor {
             &self.config.broker_binary,
             "broker",
             arguments.as_ref().map_or(&[], |arguments| &arguments[..]),
+            &BTreeMap::new(),
             move |hello| {
                 // Without a supervisor the process ends by itself.
                 let _ = events.send(Event::BrokerReported(id, hello));
@@ -795,6 +796,8 @@ impl Supervisor {
             ),
             WorkerKind::PcscMonitor => ("pcsc-monitor", self.config.pcsc),
             WorkerKind::PcscReader { .. } => ("pcsc-reader", self.config.pcsc),
+            WorkerKind::Module(module) => ("module-worker", self.config.modules.contains(module)),
+            WorkerKind::Tpm { tcti } => ("tpm-worker", self.config.tpm.as_ref() == Some(tcti)),
         };
         if !configured {
             return Err("the configuration does not name it".into());
@@ -813,11 +816,16 @@ impl Supervisor {
         self.starts.push_back(now);
         let id = self.next_child();
         let events = self.events.clone();
+        let environment = match &kind {
+            WorkerKind::Module(module) => &module.environment,
+            _ => &BTreeMap::new(),
+        };
         let child = Child::start(
             id,
             &self.config.broker_binary,
             program,
             &[],
+            environment,
             move |hello| {
                 // Without a supervisor the process ends by itself.
                 let _ = events.send(Event::WorkerReported(worker, id, hello));
@@ -958,6 +966,7 @@ mod tests {
     use ipc_channel::ipc::IpcReceiver;
     use tempfile::TempDir;
     use token_traits::Origin;
+    use token_traits::control::ModuleConfig;
     use token_traits::prompt::{AnswerCallback, Question};
 
     use super::*;
@@ -1095,6 +1104,8 @@ mod tests {
                 virtual_card: None,
                 access: None,
                 store: Some("/somewhere".into()),
+                modules: vec![module()],
+                tpm: Some(TPM.into()),
             };
             let host = Arc::new(Host(Mutex::new(sender)));
             let permissions = Permissions::default();
@@ -1223,6 +1234,70 @@ mod tests {
         drop(unhandled);
         drop(end);
         thread.join().unwrap();
+    }
+
+    const TPM: &str = "device:/dev/tpmrm0";
+
+    fn module() -> ModuleConfig {
+        ModuleConfig {
+            module: "/usr/lib/module.so".into(),
+            label: "Card".into(),
+            ..ModuleConfig::default()
+        }
+    }
+
+    #[test]
+    fn no_worker_is_started_that_the_configuration_does_not_name() {
+        let mut rig = Rig::new();
+        let broker = rig.running_broker();
+        let reason = |id: u64, kind: &WorkerKind| {
+            let worker = WorkerId(id);
+            broker.send(FromBroker::StartWorker {
+                worker,
+                kind: kind.clone(),
+            });
+            // It has no answer to somebody that is refused.
+            broker.send(FromBroker::KillWorker(worker));
+            match broker.next() {
+                ToBroker::WorkerEnded {
+                    worker: other,
+                    reason,
+                } if other == worker => reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        let may_write = ModuleConfig {
+            write: vec!["/".into()],
+            ..module()
+        };
+        let refused = [
+            WorkerKind::VirtualCard {
+                profile: "default".into(),
+            },
+            WorkerKind::PcscMonitor,
+            WorkerKind::PcscReader {
+                reader: "SIM reader".into(),
+            },
+            WorkerKind::Module(may_write),
+            WorkerKind::Tpm {
+                tcti: "cmd:true".into(),
+            },
+        ];
+        for (id, kind) in (0..).zip(&refused) {
+            assert_eq!(
+                reason(id, kind),
+                "the configuration does not name it",
+                "{kind:?}"
+            );
+        }
+        let started = [
+            WorkerKind::Module(module()),
+            WorkerKind::Tpm { tcti: TPM.into() },
+        ];
+        for (id, kind) in (100..).zip(&started) {
+            let reason = reason(id, kind);
+            assert!(reason.contains("signal"), "{kind:?}: {reason}");
+        }
     }
 
     #[test]

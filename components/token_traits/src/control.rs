@@ -10,6 +10,7 @@
 //! own channels and sends the main process's ends of them in a [`Hello`]. The main process listens to nobody else there. The broker is told on the
 //! command line as well, with `--store FOLDER`, where it keeps grants and the audit log: it opens nothing else.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
@@ -63,10 +64,36 @@ pub enum WorkerKind {
         /// The reader's name as PC/SC gives it.
         reader: String,
     },
+    /// Talks to the tokens of one PKCS#11 module.
+    Module(ModuleConfig),
+    /// Talks to the TPM.
+    Tpm {
+        /// As in [`BrokerConfig::tpm`].
+        tcti: String,
+    },
+}
+
+/// A PKCS#11 module: `[[pkcs11]]` of the `--token-config` file.
+///
+/// A module runs inside its worker's sandbox, with what is said here besides what every program needs.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct ModuleConfig {
+    /// `module`: the absolute path of its shared library.
+    pub module: String,
+    /// `label`: what the user knows it by.
+    pub label: String,
+    /// `read`: files and folders that it may read.
+    pub read: Vec<String>,
+    /// `write`: files and folders that it may read, write, make and delete.
+    pub write: Vec<String>,
+    /// `pcsc`: whether it may talk to the PC/SC service.
+    pub pcsc: bool,
+    /// `environment`: variables that it reads, which its process is started with.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// What may be started, from the `--token-config` file.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct BrokerConfig {
     /// `[pcsc] enabled`.
     pub pcsc: bool,
@@ -76,6 +103,11 @@ pub struct BrokerConfig {
     pub uicc_readers: Vec<String>,
     /// `[access]`. With `None`, access rules are neither read nor enforced.
     pub access: Option<AccessConfig>,
+    /// `[[pkcs11]]`.
+    pub modules: Vec<ModuleConfig>,
+    /// `[tpm] tcti`: how the TPM is reached (`device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`), or `None` where it is
+    /// not used.
+    pub tpm: Option<String>,
 }
 
 /// What applies to elements without access rules of their own.

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Goes up with every change to a type that travels in a [`Frame`].
-pub const WIRE_VERSION: u8 = 6;
+pub const WIRE_VERSION: u8 = 7;
 
 /// The longest frame, in bytes: the longest APDU and ample room for what surrounds it.
 pub const MAX_FRAME_LENGTH: usize = 72 * 1024;

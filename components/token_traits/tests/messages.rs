@@ -6,13 +6,13 @@
 
 use std::fmt::Debug;
 
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use token_traits::control::{AccessConfig, BrokerConfig, WhenNoRules, WorkerKind};
+use token_traits::control::{AccessConfig, BrokerConfig, ModuleConfig, WhenNoRules, WorkerKind};
 use token_traits::keys::{
     AlgorithmQuery, Bytes, Cipher, Curve, Hash, KeyAlgorithm, KeyId, KeyInfo, KeyOperation,
     KeyQuery, KeyTokenId, KeysReply, KeysRequest, NewKey, Protection, Provenance, SignatureScheme,
@@ -590,7 +590,32 @@ fn worker_kind() -> impl Strategy<Value = WorkerKind> {
         ".{0,40}".prop_map(|profile| WorkerKind::VirtualCard { profile }),
         Just(WorkerKind::PcscMonitor),
         ".{0,128}".prop_map(|reader| WorkerKind::PcscReader { reader }),
+        module().prop_map(WorkerKind::Module),
+        ".{0,40}".prop_map(|tcti| WorkerKind::Tpm { tcti }),
     ]
+}
+
+fn module() -> impl Strategy<Value = ModuleConfig> {
+    let places = || vec(".{0,40}", 0..3);
+    let environment = btree_map(".{0,20}", ".{0,40}", 0..3);
+    (
+        ".{0,40}",
+        ".{0,40}",
+        places(),
+        places(),
+        any::<bool>(),
+        environment,
+    )
+        .prop_map(
+            |(module, label, read, write, pcsc, environment)| ModuleConfig {
+                module,
+                label,
+                read,
+                write,
+                pcsc,
+                environment,
+            },
+        )
 }
 
 /// Sends a message there, checks that every frame that is a little different is something else or nothing, and that
@@ -648,8 +673,10 @@ proptest! {
         uicc_readers in vec(".{0,40}", 0..3),
         device_rules in option::of(".{0,400}"),
         when_no_rules in option::of(prop_oneof![Just(WhenNoRules::Ask), Just(WhenNoRules::Deny)]),
+        modules in vec(module(), 0..3),
+        tpm in option::of(".{0,40}"),
     ) {
         let access = device_rules.map(|device_rules| AccessConfig { device_rules, when_no_rules });
-        round_trip(&BrokerConfig { pcsc, virtual_card, uicc_readers, access })?;
+        round_trip(&BrokerConfig { pcsc, virtual_card, uicc_readers, access, modules, tpm })?;
     }
 }

@@ -333,11 +333,11 @@ impl Rig {
         rig.input(Input::Configure(BrokerConfig {
             pcsc: options & 1 != 0,
             virtual_card: (options & 2 != 0).then(|| "default".into()),
-            uicc_readers: Vec::new(),
             access: (options & 4 != 0).then(|| AccessConfig {
                 device_rules: String::new(),
                 when_no_rules: Some(WhenNoRules::Ask),
             }),
+            ..BrokerConfig::default()
         }));
         rig.set_grant(0, true);
         rig

@@ -580,8 +580,7 @@ fn messages() -> Seeds {
             encoded(&BrokerConfig {
                 pcsc: true,
                 virtual_card: Some("default".into()),
-                uicc_readers: Vec::new(),
-                access: Default::default(),
+                ..BrokerConfig::default()
             })
         }),
         ("identity", {

@@ -190,8 +190,8 @@ impl Rig {
         rig.input(Input::Configure(BrokerConfig {
             pcsc,
             virtual_card: Some(EMBEDDED.into()),
-            uicc_readers: vec![],
             access,
+            ..BrokerConfig::default()
         }));
         rig.grant(ORIGIN, true);
         rig

@@ -55,6 +55,8 @@ pub fn nothing() -> ClientConfig {
         virtual_card: None,
         access: None,
         store: None,
+        modules: Vec::new(),
+        tpm: None,
     }
 }
 

@@ -346,6 +346,8 @@ impl Page {
             virtual_card: Some(profile.to_owned()),
             access,
             store: None,
+            modules: Vec::new(),
+            tpm: None,
         };
         let client = TokenClient::new(config, Arc::new(Nobody));
         let origin = Origin::new(ORIGIN).ok_or("no origin")?;
