@@ -59,8 +59,10 @@ pub const MAX_SESSIONS: usize = 32;
 pub const MAX_CHANNELS: usize = 32;
 /// Most bytes that a port's requests in flight may have together.
 pub const MAX_PENDING_BYTES: usize = 1024 * 1024;
-/// Most requests that may wait for one reader, from all ports together.
-pub const MAX_QUEUE: usize = 1024;
+/// The same for all ports of an event loop.
+const MAX_PENDING_BYTES_OF_EVENT_LOOP: usize = 8 * MAX_PENDING_BYTES;
+/// The same for all ports.
+const MAX_PENDING_BYTES_IN_ALL: usize = 128 * MAX_PENDING_BYTES;
 /// The time limit of a request that names none, and of everything that is not a transmit.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest time limit that a page can ask for: meanwhile nobody else can use the card.
@@ -99,8 +101,8 @@ pub enum Input {
     Configure(BrokerConfig),
     /// What was remembered, and the time of day, before anything else but the configuration.
     Restore(Remembered, SystemTime),
-    /// Something could not be remembered; a sentence for the user.
-    NotRemembered(String),
+    /// Something could not be remembered; a sentence for the user. `None` once everything is that must last.
+    StoreProblem(Option<String>),
     /// A document got a port.
     OpenPort {
         /// Names it.
@@ -337,7 +339,10 @@ impl Broker {
             Input::Configure(config) => self.configure(config),
             Input::OpenPort { port, identity } => self.open_port(port, identity),
             // The main process waits for the answer, and the document finds the port closed.
-            Input::RefusePort(port) => self.outputs.push(Output::PortOpened(port)),
+            Input::RefusePort(port) => {
+                let outputs = [Output::PortOpened(port), Output::ClosePort(port)];
+                self.outputs.extend(outputs);
+            }
             Input::ClosePort(port) => self.close_port(port, now),
             Input::PortFrame(port, frame) => self.port_frame(port, &frame, now),
             Input::SetPermission {
@@ -358,7 +363,7 @@ impl Broker {
                 self.grants.restore(remembered.grants);
                 self.audit = remembered.audit;
             }
-            Input::NotRemembered(problem) => self.problem = Some(problem),
+            Input::StoreProblem(problem) => self.problem = problem,
             Input::Activation { prompt, is_active } => self.activation(prompt, is_active, now),
             Input::PromptAnswered { prompt, answer } => self.prompt_answered(prompt, answer, now),
             Input::GetOverview(id) => self.overview(id, now),
@@ -510,7 +515,8 @@ impl Broker {
         }
         for channel in port.channels.values() {
             if let Some(reader) = self.readers.get_mut(&channel.reader) {
-                reader.queue.push_back(Job::CloseChannel(channel.number));
+                let job = Job::CloseChannel(channel.number);
+                reader.queue.push(port.identity.event_loop, job);
             }
         }
         for key in self.readers.keys().copied().collect::<Vec<_>>() {
@@ -548,13 +554,24 @@ impl Broker {
             port: id,
             request: request.id,
         };
-        if port.pending_bytes > MAX_PENDING_BYTES {
+        let event_loop = port.identity.event_loop;
+        let is_too_much = port.pending_bytes > MAX_PENDING_BYTES
+            || self.pending_bytes(|port| port.identity.event_loop == event_loop)
+                > MAX_PENDING_BYTES_OF_EVENT_LOOP
+            || self.pending_bytes(|_| true) > MAX_PENDING_BYTES_IN_ALL;
+        if is_too_much {
             let message = "too much data is waiting to be sent";
             return self.refuse(ticket, ErrorKind::Io, message);
         }
         if let Err(error) = self.request(ticket, request.body, now) {
             self.reply(ticket, Err(error));
         }
+    }
+
+    /// How many bytes the requests in flight of some ports have together.
+    fn pending_bytes(&self, is_of: impl Fn(&Port) -> bool) -> usize {
+        let ports = self.ports.values().filter(|port| is_of(port));
+        ports.map(|port| port.pending_bytes).sum()
     }
 
     /// Begins what a document asks for. An error is its answer.

@@ -9,15 +9,16 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use token_traits::control::{FromBroker, ToBroker, WorkerId};
-use token_traits::transport::{Carrier, Gone, MAX_PACKET_LENGTH, Received, Wire};
+use token_traits::transport::{Carrier, Gone, MAX_OUTGOING, MAX_PACKET_LENGTH, Received, Wire};
 use token_traits::{Frame, PortId};
 use token_workers::process::{self, Connection};
 use token_workers::sandbox::{self, Kind, SandboxError};
@@ -31,6 +32,19 @@ const FRAMES_PER_TURN: usize = 16;
 
 /// How many peers are looked at in one turn.
 const EVENTS_PER_TURN: usize = 64;
+
+/// How many bytes may wait for the documents of one event loop that do not read, and for all that do not.
+const MAX_OUTGOING_OF_EVENT_LOOP: usize = 4 * MAX_OUTGOING;
+const MAX_OUTGOING_IN_ALL: usize = 32 * MAX_OUTGOING;
+
+/// File descriptors that are kept for something else than peers: the main process's channel, the store, what is on its way.
+const OTHER_DESCRIPTORS: u64 = 64;
+/// Each peer has two.
+const DESCRIPTORS_OF_PEER: u64 = 2;
+/// Places that documents leave to workers. The main process starts no more.
+const PLACES_OF_WORKERS: u64 = 32;
+/// How many peers the main process may hand over that have not been dealt with. More have to wait.
+const MAX_PEERS_ON_THEIR_WAY: usize = 16;
 
 /// The main process has something to say. Peers count up from 1.
 const CONTROL: u64 = 0;
@@ -53,6 +67,8 @@ enum Source {
 struct Peer {
     source: Source,
     wire: Wire,
+    /// Where the document is.
+    event_loop: Option<u64>,
     /// Whether the loop waits for room in the wire.
     is_waited_for: bool,
 }
@@ -63,6 +79,8 @@ struct EventLoop {
     carrier: Carrier,
     /// What the main process says, and to whom the broker answers.
     control: Receiver<ToBroker>,
+    /// One for each peer on its way.
+    on_their_way: Receiver<()>,
     wake: Arc<OwnedFd>,
     main_process: IpcSender<Frame>,
     /// The folder of what was remembered.
@@ -71,13 +89,14 @@ struct EventLoop {
     is_restored: bool,
     /// Writes what is to be remembered, if that is possible.
     writer: Option<Writer>,
-    /// What keeps the writer from it.
-    failures: Receiver<String>,
-    on_failure: Sender<String>,
+    /// What keeps the writer from it, or that nothing does any more.
+    problems: Receiver<Option<String>>,
+    on_problem: Sender<Option<String>>,
     /// Ids are never used twice, so an event for a peer that was closed in the same turn finds nobody.
     peers: HashMap<u64, Peer>,
     ids: HashMap<Source, u64>,
     next_id: u64,
+    max_peers: u64,
     buffer: Vec<u8>,
 }
 
@@ -93,29 +112,33 @@ impl EventLoop {
         let kind = Kind::Broker {
             store: store.as_deref(),
         };
+        let max_peers = max_peers(kind);
         sandbox::lock_down(kind).map_err(sandbox_error)?;
         // A broker that cannot be locked down does not report.
         let channels = connection.report()?;
         // The control channel closes with the main process too, but whatever the loop does, it ends with this.
         channels.lifeline.watch()?;
         let (sender, control) = mpsc::channel();
-        start_control_thread(channels.requests, sender, wake.clone())?;
-        let (on_failure, failures) = mpsc::channel();
+        let (places, on_their_way) = mpsc::sync_channel(MAX_PEERS_ON_THEIR_WAY);
+        start_control_thread(channels.requests, sender, places, wake.clone())?;
+        let (on_problem, problems) = mpsc::channel();
         Ok(Self {
             broker: Broker::new(),
             epoll,
             carrier,
             control,
+            on_their_way,
             wake,
             main_process: channels.replies,
             store,
             is_restored: false,
             writer: None,
-            failures,
-            on_failure,
+            problems,
+            on_problem,
             peers: HashMap::new(),
             ids: HashMap::new(),
             next_id: 1,
+            max_peers,
             buffer: vec![0; MAX_PACKET_LENGTH],
         })
     }
@@ -158,9 +181,9 @@ impl EventLoop {
             Ok(_) | Err(Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }
-        let failures: Vec<String> = self.failures.try_iter().collect();
-        for failure in failures {
-            if self.handle(Input::NotRemembered(failure)).is_err() {
+        let problems: Vec<Option<String>> = self.problems.try_iter().collect();
+        for problem in problems {
+            if self.handle(Input::StoreProblem(problem)).is_err() {
                 return Ok(Err(MainProcessGone));
             }
         }
@@ -186,12 +209,12 @@ impl EventLoop {
     /// Reads what was remembered, before anybody can ask for anything. Without it, the user is asked again.
     fn restore(&mut self) -> Result<(), MainProcessGone> {
         self.is_restored = true;
-        let (on_failure, wake) = (self.on_failure.clone(), self.wake.clone());
+        let (on_problem, wake) = (self.on_problem.clone(), self.wake.clone());
         let opened = match self.store.as_deref().map(Store::open) {
             Some(Ok((store, remembered))) => {
-                let writer = Writer::start(store, move |failure| {
+                let writer = Writer::start(store, move |problem| {
                     // Without a loop nobody shows it.
-                    let _ = on_failure.send(failure);
+                    let _ = on_problem.send(problem);
                     let _ = rustix::io::write(&wake, &1_u64.to_ne_bytes());
                 });
                 match writer {
@@ -209,7 +232,7 @@ impl EventLoop {
             Ok(remembered) => remembered,
             Err(problem) => {
                 log::error!("{problem}");
-                self.handle(Input::NotRemembered(problem))?;
+                self.handle(Input::StoreProblem(Some(problem)))?;
                 Remembered::default()
             }
         };
@@ -218,6 +241,10 @@ impl EventLoop {
 
     /// What a message means to the state machine, after keeping the channels that come with it.
     fn control_message(&mut self, message: ToBroker) -> Input {
+        if brings_peer(&message) {
+            // There is one: it was put there before the message.
+            let _ = self.on_their_way.try_recv();
+        }
         match message {
             ToBroker::Configure(config) => Input::Configure(config),
             ToBroker::OpenPort {
@@ -226,7 +253,8 @@ impl EventLoop {
                 requests,
                 messages,
             } => {
-                match self.add_peer(Source::Port(port), requests, messages) {
+                let event_loop = Some(identity.event_loop);
+                match self.add_peer(Source::Port(port), event_loop, requests, messages) {
                     Ok(()) => Input::OpenPort { port, identity },
                     // Its document finds it closed.
                     Err(error) => {
@@ -256,7 +284,7 @@ impl EventLoop {
                 requests,
                 replies,
             } => {
-                match self.add_peer(Source::Worker(worker), replies, requests) {
+                match self.add_peer(Source::Worker(worker), None, replies, requests) {
                     Ok(()) => Input::WorkerStarted(worker),
                     // It ends when it finds its channel closed.
                     Err(error) => {
@@ -275,9 +303,17 @@ impl EventLoop {
     fn add_peer(
         &mut self,
         source: Source,
+        event_loop: Option<u64>,
         receiver: IpcReceiver<Frame>,
         sender: IpcSender<Frame>,
     ) -> io::Result<()> {
+        let kept = match source {
+            Source::Port(_) => PLACES_OF_WORKERS,
+            Source::Worker(_) => 0,
+        };
+        if self.peers.len() as u64 + kept >= self.max_peers {
+            return Err(io::Error::other("no file descriptors are left for it"));
+        }
         let wire = self.carrier.unpack(receiver, sender)?;
         let id = self.next_id;
         self.next_id += 1;
@@ -293,6 +329,7 @@ impl EventLoop {
             Peer {
                 source,
                 wire,
+                event_loop,
                 is_waited_for: false,
             },
         );
@@ -391,11 +428,24 @@ impl EventLoop {
         let id = *self.ids.get(&source)?;
         let peer = self.peers.get_mut(&id)?;
         let sent = frame.ok_or(Gone).and_then(|frame| peer.wire.send(&frame));
-        if sent.is_err() || self.wait_for_room(id).is_err() {
+        if sent.is_err() || self.waits_for_too_much(id) || self.wait_for_room(id).is_err() {
             log::warn!("{source:?} does not take its messages");
             return Some(lost(source));
         }
         None
+    }
+
+    /// Whether a document does not read, and so much waits for it and for others like it that it is not to wait any longer.
+    fn waits_for_too_much(&self, id: u64) -> bool {
+        let Some(peer) = self.peers.get(&id).filter(|peer| peer.wire.is_blocked()) else {
+            return false;
+        };
+        let outgoing = |is_of: &dyn Fn(&Peer) -> bool| -> usize {
+            let peers = self.peers.values().filter(|peer| is_of(peer));
+            peers.map(|peer| peer.wire.outgoing_length()).sum()
+        };
+        let of_loop = outgoing(&|other| other.event_loop == peer.event_loop);
+        of_loop > MAX_OUTGOING_OF_EVENT_LOOP || outgoing(&|_| true) > MAX_OUTGOING_IN_ALL
     }
 
     fn flush(&mut self, id: u64) -> Result<(), MainProcessGone> {
@@ -465,11 +515,30 @@ fn timeout(deadline: Instant) -> Timespec {
     }
 }
 
+fn brings_peer(message: &ToBroker) -> bool {
+    matches!(
+        message,
+        ToBroker::OpenPort { .. } | ToBroker::WorkerStarted { .. }
+    )
+}
+
+/// How many peers a broker has descriptors for, in its sandbox.
+fn max_peers(kind: Kind<'_>) -> u64 {
+    let limits = sandbox::table::limits(kind).into_iter();
+    let of_sandbox = limits.filter(|(resource, _)| *resource == Resource::Nofile);
+    let of_process = getrlimit(Resource::Nofile).maximum;
+    let all = of_sandbox.map(|(_, limit)| limit).chain(of_process);
+    let limit = all.min().unwrap_or_default();
+    limit.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_OF_PEER
+}
+
 /// The main process's messages carry channels, which only ipc-channel can unpack. They are rare, so a thread of its own
-/// may wait for them and wake the loop.
+/// may wait for them and wake the loop. It must not find a message's descriptors missing, so it takes no more of them than
+/// there is room for.
 fn start_control_thread(
     messages: IpcReceiver<ToBroker>,
     sender: Sender<ToBroker>,
+    places: SyncSender<()>,
     wake: Arc<OwnedFd>,
 ) -> io::Result<()> {
     std::thread::Builder::new()
@@ -477,6 +546,9 @@ fn start_control_thread(
         .spawn(move || {
             let wake_up = || rustix::io::write(&wake, &1_u64.to_ne_bytes());
             while let Ok(message) = messages.recv() {
+                if brings_peer(&message) && places.send(()).is_err() {
+                    return;
+                }
                 if sender.send(message).is_err() || wake_up().is_err() {
                     return;
                 }

@@ -15,6 +15,7 @@ pub mod access;
 mod apdu;
 pub mod broker;
 pub mod event_loop;
+mod job_queue;
 mod overview;
 mod reader;
 pub mod store;

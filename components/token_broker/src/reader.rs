@@ -4,7 +4,7 @@
 
 //! A reader, what is open in its card, and the jobs that wait for it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +21,7 @@ use token_traits::{PortId, PortIdentity};
 use token_workers::protocol::ReaderStatus;
 
 use crate::access::grants::ReaderName;
+use crate::job_queue::JobQueue;
 use crate::supervision::Slot;
 
 /// What the embedded virtual card is called.
@@ -49,7 +50,7 @@ pub(crate) struct Ticket {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct GroupId(pub(crate) u64);
 
-/// What is to be done with the card, in the order of arrival.
+/// What is to be done with the card.
 #[derive(Debug)]
 pub(crate) enum Job {
     /// For a page.
@@ -60,7 +61,7 @@ pub(crate) enum Job {
     },
     /// Close a channel of the card.
     CloseChannel(ChannelNumber),
-    /// Everything before it is done.
+    /// Everything that its document has asked for before is done.
     Barrier(GroupId),
 }
 
@@ -350,7 +351,7 @@ pub(crate) struct Reader {
     pub(crate) sessions: usize,
     /// The card's channels that are open or being opened or closed.
     pub(crate) channels: BTreeSet<ChannelNumber>,
-    pub(crate) queue: VecDeque<Job>,
+    pub(crate) queue: JobQueue,
     pub(crate) running: Option<Running>,
     /// Since when its worker has had nothing to do.
     pub(crate) idle_since: Option<Instant>,
@@ -405,7 +406,7 @@ impl Reader {
             unlocked_by: None,
             sessions: 0,
             channels: BTreeSet::new(),
-            queue: VecDeque::new(),
+            queue: JobQueue::default(),
             running: None,
             idle_since: None,
         }

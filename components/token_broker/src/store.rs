@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::mpsc::{self, Sender, SyncSender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -291,6 +291,12 @@ fn from_seconds(seconds: i64) -> Option<SystemTime> {
 /// How long the writing of what a page is told of is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long to wait before what could not be written is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Most that is kept of what could not be written: each grant, made and ended again.
+const MAX_UNWRITTEN: usize = 2 * MAX_GRANTS;
+
 /// Something to write, and whom to tell that it is on the disk.
 type Order = (Write, Option<SyncSender<()>>);
 
@@ -302,25 +308,47 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. It calls `on_failure` whenever something could not be written, with a sentence for the user.
+    /// Starts the thread. It calls `on_change` whenever something could not be written, with a sentence for the user, and
+    /// when all that must last has been written after that.
     ///
     /// # Errors
     /// If there can be no further thread.
     pub fn start(
         mut store: Store,
-        on_failure: impl Fn(String) + Send + 'static,
+        on_change: impl Fn(Option<String>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel::<Order>();
         let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                while let Ok(first) = receiver.recv() {
+                // What could not be written, in the order in which it happened.
+                let mut unwritten = Vec::new();
+                loop {
+                    let first = if unwritten.is_empty() {
+                        receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                    } else {
+                        receiver.recv_timeout(RETRY_AFTER)
+                    };
+                    if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+                        break;
+                    }
                     // Whatever has come meanwhile goes to the disk together.
                     let (writes, waiting): (Vec<Write>, Vec<_>) =
-                        std::iter::once(first).chain(receiver.try_iter()).unzip();
-                    if let Err(error) = store.write(&writes) {
-                        log::error!("{FILE}: {error}");
-                        on_failure(not_remembered(&error));
+                        first.into_iter().chain(receiver.try_iter()).unzip();
+                    let is_retry = !unwritten.is_empty();
+                    unwritten.extend(writes);
+                    match store.write(&unwritten) {
+                        Ok(()) => {
+                            unwritten.clear();
+                            if is_retry {
+                                on_change(None);
+                            }
+                        }
+                        Err(error) => {
+                            log::error!("{FILE}: {error}");
+                            on_change(Some(not_remembered(&error)));
+                            keep_what_must_last(&mut unwritten);
+                        }
                     }
                     for waiting in waiting.into_iter().flatten() {
                         // Nobody waits any more if it took too long.
@@ -340,13 +368,25 @@ impl Writer {
         let Some(orders) = &self.orders else {
             return;
         };
-        let must_last = matches!(write, Write::Grant(..) | Write::Revoke(_));
+        let must_last = must_last(&write);
         let (done, is_done) = mpsc::sync_channel(1);
         let sent = orders.send((write, must_last.then_some(done)));
         if must_last && sent.is_ok() && is_done.recv_timeout(PATIENCE).is_err() {
             log::warn!("{FILE}: the disk is slow");
         }
     }
+}
+
+/// Whether the user or a page is told of it as something that stays.
+fn must_last(write: &Write) -> bool {
+    matches!(write, Write::Grant(..) | Write::Revoke(_))
+}
+
+/// Forgets the rest, which is not worth any memory, and the oldest if there is too much.
+fn keep_what_must_last(writes: &mut Vec<Write>) {
+    writes.retain(must_last);
+    let surplus = writes.len().saturating_sub(MAX_UNWRITTEN);
+    writes.drain(..surplus);
 }
 
 impl Drop for Writer {
@@ -369,6 +409,7 @@ pub fn not_remembered(error: &rusqlite::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+    use std::time::Instant;
 
     use proptest::prelude::*;
 
@@ -519,13 +560,13 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_writes_what_is_left_and_says_what_fails() {
+    fn the_writer_writes_what_is_left_says_what_fails_and_tries_again() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
-        let failures = Arc::new(Mutex::new(Vec::new()));
+        let changes = Arc::new(Mutex::new(Vec::new()));
         let start = |store| {
-            let failures = failures.clone();
-            Writer::start(store, move |failure| failures.lock().unwrap().push(failure)).unwrap()
+            let changes = changes.clone();
+            Writer::start(store, move |change| changes.lock().unwrap().push(change)).unwrap()
         };
         let writer = start(store);
         for _ in 0..100 {
@@ -533,26 +574,36 @@ mod tests {
         }
         let kept = grant(Subject::Applet(Aid::new(&[1; 5]).unwrap()));
         writer.write(Write::Grant(GrantId(3), kept.clone()));
-        let (_, remembered) = Store::open(folder.path()).unwrap();
+        let (store, remembered) = Store::open(folder.path()).unwrap();
         assert_eq!(
             remembered.grants,
-            [(GrantId(3), kept)],
+            [(GrantId(3), kept.clone())],
             "it is there already"
         );
         drop(writer);
-        assert!(failures.lock().unwrap().is_empty());
-        let (store, remembered) = Store::open(folder.path()).unwrap();
-        assert_eq!(remembered.audit.len(), 100);
+        assert!(changes.lock().unwrap().is_empty());
 
-        store
-            .connection
-            .pragma_update(None, "query_only", "ON")
-            .unwrap();
+        // As long as somebody else has it, nobody can write.
+        let other = Connection::open(folder.path().join(FILE)).unwrap();
+        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        store.connection.busy_timeout(Duration::ZERO).unwrap();
         let writer = start(store);
         writer.write(Write::Audit(entry("lost")));
+        writer.write(Write::Grant(GrantId(4), kept.clone()));
+        writer.write(Write::Revoke(GrantId(3)));
+        other.execute_batch("ROLLBACK").unwrap();
+        let until = Instant::now() + RETRY_AFTER * 10;
+        while changes.lock().unwrap().last() != Some(&None) {
+            assert!(Instant::now() < until, "it is not tried again");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         drop(writer);
-        assert_eq!(failures.lock().unwrap().len(), 1);
-        assert!(failures.lock().unwrap()[0].contains("not remembered"));
+        for change in changes.lock().unwrap().iter().rev().skip(1) {
+            assert!(change.as_ref().unwrap().contains("not remembered"));
+        }
+        let (_, remembered) = Store::open(folder.path()).unwrap();
+        assert_eq!(remembered.grants, [(GrantId(4), kept)]);
+        assert_eq!(remembered.audit.len(), 100);
     }
 
     proptest! {

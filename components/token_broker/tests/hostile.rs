@@ -77,8 +77,9 @@ const STRANGERS: [&str; 4] = [
     "takes all places",
 ];
 
-/// How long the main process may leave a document or the page of tokens without an answer, whatever the broker does.
-const LIMIT: Duration = Duration::from_secs(15);
+/// How long the main process may leave a document or the page of tokens without an answer, whatever brokers do: it tries
+/// two, for 10 seconds each.
+const LIMIT: Duration = Duration::from_secs(25);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();

@@ -242,6 +242,11 @@ impl Wire {
         Ok(())
     }
 
+    /// How many bytes are kept for a peer that has not read what it was sent before.
+    pub fn outgoing_length(&self) -> usize {
+        self.outgoing_length
+    }
+
     /// Whether something is kept for a peer that has not read what it was sent before.
     pub fn is_blocked(&self) -> bool {
         !self.outgoing.is_empty()

@@ -41,17 +41,13 @@ impl Broker {
             applet: applet.map(<[u8]>::to_vec),
             decision: decision.to_owned(),
         };
-        let is_repeated = self
-            .audit
-            .iter()
-            .rev()
-            .take_while(|earlier| earlier.time + QUIET > entry.time)
-            .any(|earlier| {
-                AuditEntry {
-                    time: entry.time,
-                    ..earlier.clone()
-                } == entry
-            });
+        let is_repeated = self.audit.iter().rev().any(|earlier| {
+            // What an earlier broker has noted may be of a time that is still to come, if the clock was set back.
+            let age = entry.time.duration_since(earlier.time);
+            age.is_ok_and(|age| age < QUIET)
+                && (&earlier.origin, &earlier.reader) == (&entry.origin, &entry.reader)
+                && (&earlier.applet, &earlier.decision) == (&entry.applet, &entry.decision)
+        });
         if is_repeated {
             return;
         }

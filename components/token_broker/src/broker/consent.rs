@@ -18,6 +18,9 @@ const PROMPT_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long the main process may take to say whether the user has just done something.
 const ACTIVATION_LIMIT: Duration = Duration::from_secs(5);
 
+/// About how many calls of one document the main process is asked at the same time.
+const MAX_QUESTIONS: usize = 16;
+
 const NO_ACTIVATION: &str = "this site has not been allowed to use that applet, and the user can be asked only just after \
                              they have done something in the page: open the channel when they click";
 
@@ -58,6 +61,15 @@ enum Wanted {
 }
 
 impl Prompt {
+    /// Whether the main process is asked about a call of that document.
+    fn is_question_of(&self, port: PortId) -> bool {
+        self.stage == Stage::Activation
+            && match &self.wanted {
+                Wanted::Reader { waiting, .. } => waiting.iter().any(|ticket| ticket.port == port),
+                Wanted::Applet { opening, .. } => opening.ticket.port == port,
+            }
+    }
+
     /// Whether a monitor is needed for it.
     pub(super) fn needs_readers(&self) -> bool {
         matches!(self.wanted, Wanted::Reader { .. }) && self.stage != Stage::Activation
@@ -99,6 +111,20 @@ impl Broker {
                 return waiting.push(ticket);
             }
         }
+        if self.questions(ticket.port) >= MAX_QUESTIONS {
+            // The answer to the last of them is the same, almost always.
+            let last = self.prompts.values_mut().rev().find_map(|prompt| {
+                let is_of_port = prompt.is_question_of(ticket.port);
+                match &mut prompt.wanted {
+                    Wanted::Reader { waiting, .. } if is_of_port => Some(waiting),
+                    _ => None,
+                }
+            });
+            return match last {
+                Some(waiting) => waiting.push(ticket),
+                None => self.answer_readers(ticket),
+            };
+        }
         let wanted = Wanted::Reader {
             waiting: vec![ticket],
             offered: Vec::new(),
@@ -111,8 +137,16 @@ impl Broker {
         );
     }
 
+    fn questions(&self, port: PortId) -> usize {
+        let prompts = self.prompts.values();
+        prompts.filter(|prompt| prompt.is_question_of(port)).count()
+    }
+
     /// Asks, before SELECT, whether the user could be asked about what it finds.
     pub(super) fn ask_for_activation(&mut self, reader: ReaderKey, opening: Opening, now: Instant) {
+        if self.questions(opening.ticket.port) >= MAX_QUESTIONS {
+            return self.refuse(opening.ticket, ErrorKind::Security, NO_ACTIVATION);
+        }
         let wanted = Wanted::Applet {
             reader,
             opening,

@@ -1041,6 +1041,100 @@ fn the_page_of_tokens_shows_what_is_allowed_and_what_happened() {
     assert_eq!(rig.decisions().len(), 3);
     let audited = |write: &&Write| matches!(write, Write::Audit(_));
     assert_eq!(rig.stored.iter().filter(audited).count(), 3);
-    rig.input(Input::NotRemembered("the disk is full".into()));
+    rig.input(Input::StoreProblem(Some("the disk is full".into())));
     assert_eq!(rig.overview().problem.as_deref(), Some("the disk is full"));
+    rig.input(Input::StoreProblem(None));
+    assert_eq!(rig.overview().problem, None);
+}
+
+#[test]
+fn a_page_that_asks_again_and_again_does_not_fill_the_way_to_the_main_process() {
+    let (mut rig, _) = rig(true);
+    let port = rig.page();
+    let requests: Vec<RequestId> = (0..200)
+        .map(|_| rig.send(port, RequestBody::GetReaders))
+        .collect();
+    assert!(rig.activations.len() <= 16, "{}", rig.activations.len());
+    let other = rig.page();
+    let of_other = rig.send(other, RequestBody::GetReaders);
+    for (prompt, _) in std::mem::take(&mut rig.activations) {
+        rig.input(Input::Activation {
+            prompt,
+            is_active: false,
+        });
+    }
+    for request in requests {
+        assert_eq!(rig.names(port, request), Some(vec![]));
+    }
+    assert_eq!(rig.names(other, of_other), Some(vec![]));
+}
+
+/// A clock that is wrong when the broker starts, or was when something was remembered.
+#[test]
+fn the_time_of_day_decides_nothing() {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let latest = SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(i64::MAX as u64))
+        .expect("a time");
+    for remembered_at in [SystemTime::UNIX_EPOCH, at(2_000_000_000), latest] {
+        for started_at in [
+            SystemTime::UNIX_EPOCH,
+            at(1_000),
+            at(1_999_999_990),
+            at(3_000_000_000),
+        ] {
+            let (mut rig, _) = rig(true);
+            let bank = Origin::new(ORIGIN).unwrap();
+            let grant = Grant {
+                party: Party {
+                    origin: bank.clone(),
+                    top_level_origin: bank.clone(),
+                },
+                subject: Subject::Reader(ReaderName::Pcsc("Slot".into())),
+                lasts: Lasts::UntilRevoked,
+                created: remembered_at,
+                last_used: Some(remembered_at),
+            };
+            let entry = AuditEntry {
+                time: remembered_at,
+                origin: bank,
+                reader: "Slot".into(),
+                applet: None,
+                decision: "session opened".into(),
+            };
+            rig.input(Input::Restore(
+                Remembered {
+                    grants: vec![(GrantId(1), grant)],
+                    audit: [entry].into(),
+                },
+                started_at,
+            ));
+            let port = rig.page();
+            let request = rig.send(port, RequestBody::GetReaders);
+            assert_eq!(rig.names(port, request), Some(vec!["Slot".to_owned()]));
+            rig.ask(port, RequestBody::OpenSession(ReaderId(0)))
+                .unwrap();
+            // It is noted, unless that has just been done.
+            let is_noted = rig
+                .stored
+                .iter()
+                .any(|write| matches!(write, Write::Audit(_)));
+            let age = started_at.duration_since(remembered_at);
+            let has_just_been = age.is_ok_and(|age| age < Duration::from_secs(60));
+            assert_eq!(
+                is_noted, !has_just_been,
+                "{remembered_at:?}, {started_at:?}"
+            );
+            // Time limits go by another clock.
+            rig.ask(port, RequestBody::OpenSession(ReaderId(0)))
+                .unwrap();
+            let slow = rig.send(port, RequestBody::OpenSession(ReaderId(0)));
+            rig.wait(DEFAULT_TIMEOUT - Duration::from_millis(1));
+            assert_eq!(rig.take(port, slow), None);
+            rig.wait(Duration::from_millis(1));
+            assert!(rig.take(port, slow).expect("an answer").is_err());
+            rig.input(Input::Revoke(GrantId(1)));
+            assert!(rig.readers(port).is_empty());
+        }
+    }
 }

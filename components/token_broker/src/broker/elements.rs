@@ -239,7 +239,7 @@ impl Broker {
         if let Some(ticket) = reader.running.and_then(|running| running.step.ticket()) {
             self.reply(ticket, Err(io_error(READER_GONE)));
         }
-        for job in reader.queue {
+        for job in reader.queue.into_jobs() {
             match job {
                 Job::Asked { ticket, .. } => self.reply(ticket, Err(io_error(READER_GONE))),
                 Job::Barrier(group) => self.pass_barrier(group),

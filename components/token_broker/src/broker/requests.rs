@@ -165,18 +165,20 @@ impl Broker {
         timeout: Duration,
         now: Instant,
     ) -> Result<(), TokenError> {
+        let event_loop = self.port(ticket.port)?.identity.event_loop;
         let reader = self
             .readers
             .get_mut(&key)
             .ok_or_else(|| io_error(READER_GONE))?;
-        if reader.queue.len() >= MAX_QUEUE {
+        if !reader.queue.has_room(event_loop) {
             return Err(io_error("too many requests wait for this reader"));
         }
-        reader.queue.push_back(Job::Asked {
+        let job = Job::Asked {
             ticket,
             deadline: now + timeout,
             task,
-        });
+        };
+        reader.queue.push(event_loop, job);
         self.advance(key, now);
         Ok(())
     }
@@ -188,15 +190,17 @@ impl Broker {
         now: Instant,
         matches: impl Fn(SessionId, Option<ChannelId>, ReaderKey) -> bool,
     ) {
+        let Some(port) = self.ports.get_mut(&ticket.port) else {
+            return;
+        };
+        let event_loop = port.identity.event_loop;
         // What the document sent before is still done.
-        if let Some(port) = self.ports.get_mut(&ticket.port) {
-            let closing = port
-                .channels
-                .iter()
-                .filter(|(id, channel)| matches(channel.session, Some(**id), channel.reader));
-            let closing = closing.map(|(id, channel)| (*id, channel.clone()));
-            port.closing.extend(closing.collect::<Vec<_>>());
-        }
+        let closing = port
+            .channels
+            .iter()
+            .filter(|(id, channel)| matches(channel.session, Some(**id), channel.reader));
+        let closing = closing.map(|(id, channel)| (*id, channel.clone()));
+        port.closing.extend(closing.collect::<Vec<_>>());
         let keys = self.drop_matching(ticket.port, matches);
         if keys.is_empty() {
             return self.reply(ticket, Ok(ReplyBody::Done));
@@ -212,7 +216,7 @@ impl Broker {
         );
         for key in keys {
             if let Some(reader) = self.readers.get_mut(&key) {
-                reader.queue.push_back(Job::Barrier(group));
+                reader.queue.push(event_loop, Job::Barrier(group));
             }
             self.advance(key, now);
         }
@@ -232,7 +236,8 @@ impl Broker {
         port.channels.retain(|channel_id, channel| {
             let goes = matches(channel.session, Some(*channel_id), channel.reader);
             if goes && let Some(reader) = self.readers.get_mut(&channel.reader) {
-                reader.queue.push_back(Job::CloseChannel(channel.number));
+                let job = Job::CloseChannel(channel.number);
+                reader.queue.push(port.identity.event_loop, job);
                 keys.push(channel.reader);
             }
             !goes

@@ -1621,3 +1621,46 @@ proptest! {
         prop_assert_eq!(rig.broker.ports.len(), 1);
     }
 }
+
+#[test]
+fn the_ports_of_an_event_loop_have_quotas_together() {
+    let mut rig = Rig::new();
+    let ports: Vec<_> = (0..10).map(|_| rig.echo()).collect();
+    let elsewhere = rig.open_port_as(
+        7,
+        PortIdentity {
+            event_loop: 2,
+            ..identity(ORIGIN)
+        },
+    );
+    let session = rig.open_session(elsewhere);
+    let other = rig.open_channel(elsewhere, session);
+    let command = Command::Raw([&[0, 0x10, 0, 0, 0, 0xff, 0xff][..], &[7; 0xffff]].concat());
+    let big = |channel| RequestBody::Transmit {
+        channel,
+        command: command.clone(),
+        timeout_ms: None,
+    };
+    let mut requests = Vec::new();
+    for (port, _, channel) in ports {
+        for _ in 0..14 {
+            requests.push((port, rig.send(port, big(channel))));
+        }
+    }
+    let refused = requests
+        .iter()
+        .filter(|request| rig.replies.contains_key(request))
+        .count();
+    assert_eq!(refused, 140 - 8 * 1024 * 1024 / (64 * 1024 + 20));
+    // What somebody else asks for is not refused, and has to wait for the command that runs and one more.
+    let request = rig.send(elsewhere, big(other));
+    let worker = rig.worker(&embedded()).expect("a worker");
+    for _ in 0..3 {
+        assert!(rig.answer(worker));
+    }
+    assert!(rig.take(elsewhere, request).expect("an answer").is_ok());
+    rig.settle();
+    for (port, request) in requests {
+        assert!(rig.take(port, request).is_some());
+    }
+}
