@@ -92,7 +92,7 @@ struct Generous;
 
 impl PromptHost for Generous {
     fn show(&self, _request: PromptRequest, answer: AnswerCallback) {
-        answer(PromptAnswer::Reader {
+        answer(PromptAnswer::Chosen {
             index: 0,
             remember: true,
         });
