@@ -13,6 +13,7 @@ pub mod npm;
 pub mod process;
 pub mod server;
 pub mod shell;
+pub mod softhsm;
 pub mod webdriver;
 pub mod wpt;
 
