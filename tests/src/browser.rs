@@ -59,8 +59,16 @@ impl Browser {
     /// # Errors
     /// If it does not start.
     pub fn start_on(server: Server, options: &Options) -> Result<Browser, Box<dyn Error>> {
-        server.page("/", START_PAGE);
         let shell = Shell::start(&server, options)?;
+        Browser::on(server, shell)
+    }
+
+    /// Opens an empty page from this server in a browser that runs.
+    ///
+    /// # Errors
+    /// Those of WebDriver.
+    pub fn on(server: Server, shell: Shell) -> Result<Browser, Box<dyn Error>> {
+        server.page("/", START_PAGE);
         let session = shell.session()?;
         session.set_timeouts(SCRIPT, SCRIPT)?;
         let browser = Browser {

@@ -5,9 +5,10 @@
 //! The browser as a fixture: a fresh profile, a free port, and nothing left behind.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -58,6 +59,9 @@ pub struct Options {
     pub window_size: (u32, u32),
     /// Further environment variables.
     pub environment: Vec<(String, String)>,
+    /// The user and group that the browser runs as, if not the test's own. The test has to be root's then, and `profile` be
+    /// that user's.
+    pub user: Option<u32>,
 }
 
 impl Default for Options {
@@ -72,6 +76,7 @@ impl Default for Options {
             profile: None,
             window_size: (800, 600),
             environment: Vec::new(),
+            user: None,
         }
     }
 }
@@ -130,6 +135,15 @@ impl Drop for Turn {
     fn drop(&mut self) {
         *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
         FREED.notify_one();
+    }
+}
+
+/// Lets everybody read the file, and enter its folder.
+fn open_to_all(file: &Path) -> io::Result<()> {
+    fs::set_permissions(file, Permissions::from_mode(0o644))?;
+    match file.parent() {
+        Some(folder) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
+        None => Ok(()),
     }
 }
 
@@ -200,7 +214,7 @@ impl Shell {
             .arg("--profile-dir")
             .arg(profile)
             .arg("--token-config")
-            .arg(token_config);
+            .arg(&token_config);
         for (name, value) in &options.preferences {
             command.arg("--pref").arg(format!("{name}={value}"));
         }
@@ -218,6 +232,17 @@ impl Shell {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
+        if let Some(user) = options.user {
+            // What the browser reads and writes is in folders that only root may enter.
+            for file in [
+                server.certificate_authority(),
+                server.host_file(),
+                token_config,
+            ] {
+                open_to_all(&file)?;
+            }
+            command.uid(user).gid(user);
+        }
         let child = command.spawn().map_err(|error| StartError {
             reason: format!("{}: {error}", binary.display()),
             log: String::new(),

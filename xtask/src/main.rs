@@ -110,6 +110,8 @@ enum Benchmark {
     Access,
     /// What a page's commands to a card cost, against SCardTransmit over pcscd; start and memory of the token processes.
     Apdu,
+    /// Page loads and programs in a page, in the sandbox of content processes and without it.
+    ContentSandbox,
     /// A page without tokens, against the same browser around the published engine, which is built for it.
     PageLoad,
 }
@@ -220,6 +222,11 @@ fn bench(paths: &Paths, benchmark: Benchmark, json: Option<PathBuf>) -> Result<(
         Benchmark::Apdu => {
             let mut command = shell::e2e(paths, &shell::build(paths, Profile::Release)?);
             command.args(BENCH).arg("apdu");
+            command
+        }
+        Benchmark::ContentSandbox => {
+            let mut command = shell::e2e(paths, &shell::build(paths, Profile::Release)?);
+            command.args(BENCH).arg("content-sandbox");
             command
         }
         Benchmark::PageLoad => {

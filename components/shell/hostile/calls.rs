@@ -24,6 +24,8 @@ struct Targets {
     socket: libc::sockaddr_un,
     /// A process of the same user.
     victim: c_int,
+    /// The main process.
+    parent: c_int,
 }
 
 static TARGETS: OnceLock<Targets> = OnceLock::new();
@@ -40,6 +42,8 @@ pub fn prepare() -> bool {
         // SAFETY: zeroes are a valid value.
         socket: unsafe { std::mem::zeroed() },
         victim: 0,
+        // SAFETY: it takes nothing.
+        parent: unsafe { libc::getppid() },
     };
     for (name, value) in text.split(';').filter_map(|item| item.split_once('=')) {
         match name {
@@ -54,6 +58,10 @@ pub fn prepare() -> bool {
             _ => targets.read.push((c_string(name), c_string(value))),
         }
     }
+    targets.read.push((
+        c_string("memory of the main process"),
+        c_string(&format!("/proc/{}/mem", targets.parent)),
+    ));
     assert!(TARGETS.set(targets).is_ok(), "prepared once");
     // SAFETY: the handler makes system calls only, and reads what was written before.
     unsafe { libc::signal(libc::SIGUSR1, attack as extern "C" fn(c_int) as usize) };
@@ -117,7 +125,7 @@ extern "C" fn attack(_signal: c_int) {
         return;
     };
     const NONE: *const libc::c_void = std::ptr::null();
-    let (victim, own) = (targets.victim, call!(SYS_getpid));
+    let (victim, parent, own) = (targets.victim, targets.parent, call!(SYS_getpid));
 
     for (name, path) in &targets.read {
         descriptor(
@@ -125,6 +133,17 @@ extern "C" fn attack(_signal: c_int) {
             call!(SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY),
         );
     }
+    let mut status = [0_u64; 32];
+    report(
+        c"see whether a file is there",
+        call!(
+            SYS_newfstatat,
+            libc::AT_FDCWD,
+            targets.read[0].1.as_ptr(),
+            status.as_mut_ptr(),
+            0
+        ),
+    );
     let flags = libc::O_WRONLY | libc::O_CREAT;
     descriptor(
         c"write",
@@ -181,8 +200,9 @@ extern "C" fn attack(_signal: c_int) {
     );
 
     for (name, family, kind) in [
-        (c"socket internet", libc::AF_INET, libc::SOCK_STREAM),
-        (c"socket internet 6", libc::AF_INET6, libc::SOCK_DGRAM),
+        (c"socket TCP", libc::AF_INET, libc::SOCK_STREAM),
+        (c"socket UDP", libc::AF_INET, libc::SOCK_DGRAM),
+        (c"socket UDP 6", libc::AF_INET6, libc::SOCK_DGRAM),
         (c"socket local", libc::AF_UNIX, libc::SOCK_STREAM),
         (c"socket netlink", libc::AF_NETLINK, libc::SOCK_RAW),
     ] {
@@ -217,6 +237,7 @@ extern "C" fn attack(_signal: c_int) {
     report(c"listen", call!(SYS_listen, local, 1));
 
     report(c"kill", call!(SYS_kill, victim, 0));
+    report(c"kill the main process", call!(SYS_kill, parent, 0));
     report(c"kill all of its own", call!(SYS_kill, own, 0));
     report(c"tgkill", call!(SYS_tgkill, victim, victim, 0));
     report(
@@ -233,6 +254,18 @@ extern "C" fn attack(_signal: c_int) {
         call!(
             SYS_process_vm_readv,
             victim,
+            &raw const here,
+            1,
+            &raw const here,
+            1,
+            0
+        ),
+    );
+    report(
+        c"process_vm_readv from the main process",
+        call!(
+            SYS_process_vm_readv,
+            parent,
             &raw const here,
             1,
             &raw const here,
@@ -274,6 +307,21 @@ extern "C" fn attack(_signal: c_int) {
         c"execveat",
         call!(SYS_execveat, -1, c"/nonexistent".as_ptr(), NONE, NONE, 0),
     );
+    // Its text is no program's, so that it does not take our place.
+    let memory = call!(SYS_memfd_create, c"program".as_ptr(), libc::MFD_CLOEXEC);
+    call!(SYS_write, memory, c"text".as_ptr(), 4);
+    report(
+        c"execveat from memory",
+        call!(
+            SYS_execveat,
+            memory,
+            c"".as_ptr(),
+            NONE,
+            NONE,
+            libc::AT_EMPTY_PATH
+        ),
+    );
+    call!(SYS_close, memory);
     report(c"unshare", call!(SYS_unshare, 0));
     report(c"setns", call!(SYS_setns, -1, 0));
     report(

@@ -127,6 +127,30 @@ const CHECKS = {
         const file = back.get("file");
         return [back.get("text"), file.name, file.type, await digest(await file.arrayBuffer())];
     },
+    // The file that the test has put into the field. The main process reads it.
+    "chosen file": async () => {
+        const [file] = document.querySelector("input[type=file]").files;
+        const reader = new FileReader();
+        const loaded = new Promise((resolve, reject) => (reader.onload = resolve, reader.onerror = reject));
+        reader.readAsArrayBuffer(file.slice(10, 100));
+        await loaded;
+        return [file.name, file.size, file.type, await digest(await file.arrayBuffer()), await digest(reader.result)];
+    },
+    "upload by fetch": async () => {
+        const form = new FormData(document.querySelector("form"));
+        const sent = await (await fetch("/echo", { method: "POST", body: form })).text();
+        return await digest(new TextEncoder().encode(sent.replaceAll(/-{4,}[^\r\n]*/g, "boundary")));
+    },
+    "upload by a form": async () => {
+        const frame = document.createElement("iframe");
+        frame.name = "uploaded";
+        document.body.append(frame);
+        document.querySelector("form").submit();
+        const text = await until(() => frame.contentDocument?.body?.textContent.includes("end of the file")
+            && frame.contentDocument.body.textContent);
+        frame.remove();
+        return await digest(new TextEncoder().encode(text.replaceAll(/-{4,}[^\r\n]*/g, "boundary")));
+    },
     "form in a frame": async () => {
         const frame = document.createElement("iframe");
         frame.name = "target";
@@ -169,12 +193,16 @@ const CHECKS = {
         });
         return await Promise.all(answers);
     },
-    // Runs in a process of its own, or would: in the engine, with several processes, it ends in a panic when it starts.
+    // Runs in a process of its own.
     "service worker": async () => {
-        const registering = navigator.serviceWorker.register("/service-worker.js", { scope: "/scope/" })
-            .then(registration => new URL(registration.scope).pathname);
-        const waiting = new Promise(resolve => setTimeout(resolve, 3000, "no answer"));
-        return [await Promise.race([registering, waiting]), await (await fetch("/service-worker-ran")).text()];
+        const container = navigator.serviceWorker;
+        const answer = message(container);
+        const registration = await container.register("/service-worker.js", { scope: "/scope/" });
+        const worker = registration.active || registration.waiting || registration.installing;
+        worker.postMessage([1, 2, 3]);
+        const answered = await answer;
+        const unregistered = await registration.unregister();
+        return [new URL(registration.scope).pathname, answered, unregistered];
     },
 
     "wasm": async () => {
@@ -223,7 +251,31 @@ const CHECKS = {
         context.fillRect(0, 0, 10, 10);
         return context.getImageData(5, 5, 1, 1).data.toString();
     },
-    "WebGL": () => !!document.createElement("canvas").getContext("webgl"),
+    "WebGL": () => {
+        const gl = document.createElement("canvas").getContext("webgl");
+        if (!gl)
+            return "no WebGL here";
+        const shader = (kind, text) => {
+            const shader = gl.createShader(kind);
+            gl.shaderSource(shader, text);
+            gl.compileShader(shader);
+            return shader;
+        };
+        const program = gl.createProgram();
+        gl.attachShader(program, shader(gl.VERTEX_SHADER, "attribute vec4 at; void main() { gl_Position = at; }"));
+        gl.attachShader(program, shader(gl.FRAGMENT_SHADER, "void main() { gl_FragColor = vec4(0.0, 1.0, 0.0, 1.0); }"));
+        gl.linkProgram(program);
+        gl.useProgram(program);
+        gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+        gl.bufferData(gl.ARRAY_BUFFER, new Float32Array([-1, -1, 3, -1, -1, 3]), gl.STATIC_DRAW);
+        const at = gl.getAttribLocation(program, "at");
+        gl.enableVertexAttribArray(at);
+        gl.vertexAttribPointer(at, 2, gl.FLOAT, false, 0, 0);
+        gl.drawArrays(gl.TRIANGLES, 0, 3);
+        const pixel = new Uint8Array(4);
+        gl.readPixels(5, 5, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, pixel);
+        return [pixel.toString(), gl.getError()];
+    },
 
     // In a time zone with summer time, which the test sets.
     "dates": () => [

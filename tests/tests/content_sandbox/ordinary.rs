@@ -6,8 +6,6 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use e2e::browser::Browser;
@@ -55,7 +53,9 @@ fn serve(server: &Server) -> Result {
     };
     server.page(
         "/ordinary",
-        "<!DOCTYPE html><meta charset=utf-8><title>ordinary</title><body><script src=/ordinary.js></script>",
+        "<!DOCTYPE html><meta charset=utf-8><title>ordinary</title><body>\
+         <form method=post enctype=multipart/form-data action=/echo-page target=uploaded>\
+         <input type=file name=file></form><script src=/ordinary.js></script>",
     );
     server.route("/ordinary.js", javascript(include_str!("ordinary.js")));
     server.route(
@@ -66,17 +66,11 @@ fn serve(server: &Server) -> Result {
     );
     server.route(
         "/service-worker.js",
-        javascript("fetch('/service-worker-runs')"),
+        javascript(
+            "onmessage = ({ data, source }) => source.postMessage([data.reduce((sum, value) => sum + value, 0), \
+             new Date(2024, 6, 15, 12).toString(), new WebAssembly.Memory({ initial: 3 }).buffer.byteLength]);",
+        ),
     );
-    let runs = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&runs);
-    server.route("/service-worker-runs", move |_| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Response::text(200, "noted")
-    });
-    server.route("/service-worker-ran", move |_| {
-        Response::text(200, runs.load(Ordering::Relaxed).to_string())
-    });
     server.route("/echo", |request| {
         Response::new(200, "application/octet-stream", request.body.clone())
     });
@@ -123,6 +117,14 @@ fn results(sandbox: bool, server: Server) -> Result<(Server, Value)> {
         "self.otherSite = arguments[0]",
         &[json!(browser.server.url_on(ALTERNATE_HOST, "/other-site"))],
     )?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("upload.txt");
+    let lines = "one of many lines\n".repeat(10_000);
+    std::fs::write(&file, lines + "end of the file")?;
+    let field = browser.session.find("input[type=file]")?;
+    browser
+        .session
+        .send_keys(&field, &file.display().to_string())?;
     let results = browser.evaluate("ordinary()")??;
     let Browser {
         session,

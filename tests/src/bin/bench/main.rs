@@ -6,6 +6,7 @@
 
 mod access;
 mod apdu;
+mod content_sandbox;
 mod page_load;
 
 use std::error::Error;
@@ -24,6 +25,9 @@ output, the same as JSON to FILE.
              browser, but the token broker in SERVO_TOKENS_BROKER.
   apdu       What a page's commands to a card take, against SCardTransmit of the same commands through the native
              library, behind a pcscd of its own; start and memory of the token processes; stalls of the page.
+  content-sandbox
+             What page loads and programs in a page take in the sandbox of content processes, against the same browser
+             without it.
   page-load  The load of a trivial HTTPS page that does not use the token APIs, against that in the browser in
              SERVO_TOKENS_BASELINE: one with the same flags around an engine without patches.
 ";
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
     let measured = match name {
         "access" => access::run(),
         "apdu" => apdu::run(),
+        "content-sandbox" => content_sandbox::run(),
         "page-load" => page_load::run(),
         _ => {
             eprint!("{HELP}");
