@@ -5,4 +5,5 @@
 //! The sandbox of content processes: ordinary pages do not notice it, attackers do.
 
 mod attempts;
+mod files;
 mod ordinary;
