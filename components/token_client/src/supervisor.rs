@@ -250,6 +250,10 @@ impl Supervisor {
                 Ok(event) => self.handle(event),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            // Nothing of that takes long either.
+            if now.elapsed() > STANDSTILL {
+                self.grace = Some(Instant::now() + GRACE);
+            }
             self.check_deadlines();
         }
         let unopened = self.opening.drain().map(|(_, opening)| opening.waiting);
