@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::browser::Browser;
+use e2e::process::{survivors, wait_for};
 use e2e::server::{ALTERNATE_HOST, Response, Server};
 use e2e::shell::Options;
 use serde_json::{Value, json};
@@ -17,6 +18,9 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 /// Has summer time, and its rules are in a file of the system.
 const TIME_ZONE: &str = "Europe/Zurich";
+
+/// How long the browser may take to end.
+const END: Duration = Duration::from_secs(20);
 
 /// What cannot work for other reasons gives one of these, and then the check checks nothing.
 const NOTHING: [&str; 2] = ["none", "late"];
@@ -126,6 +130,13 @@ fn results(sandbox: bool, server: Server) -> Result<(Server, Value)> {
         .session
         .send_keys(&field, &file.display().to_string())?;
     let results = browser.evaluate("ordinary()")??;
+    // The process of the service worker ends with the others.
+    let started = browser.shell.processes();
+    // The browser may end before it has answered.
+    let _ = browser.session.delete("servo/shutdown");
+    let ended = wait_for(END, || browser.shell.has_ended().then_some(()));
+    assert!(ended.is_some(), "{}", browser.shell.log_tail());
+    assert_eq!(survivors(&started, END), []);
     let Browser {
         session,
         shell,
