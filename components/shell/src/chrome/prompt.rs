@@ -644,7 +644,7 @@ mod tests {
     use egui::accesskit::{Node, Role};
     use egui::{Event, Modifiers, PointerButton, Pos2, RawInput};
 
-    use token_traits::prompt::PromptId;
+    use token_traits::prompt::{PromptCertificate, PromptId, PromptKey};
 
     use super::*;
     use crate::chrome::set_style;
@@ -944,6 +944,35 @@ mod tests {
             remember: false,
         };
         assert_eq!(screen.click("Allow"), Some(only));
+    }
+
+    #[test]
+    fn a_choice_of_keys_is_made_by_the_user() {
+        let token = PromptToken {
+            label: "Company card".into(),
+            place: "Reader".into(),
+            protection: Protection::Hardware,
+        };
+        let key = |name: &str| PromptKey {
+            name: name.into(),
+            token: token.clone(),
+            certificate: Some(PromptCertificate {
+                subject: "Ada Lovelace".into(),
+                issuer: "Staff CA".into(),
+                expires: "2028-12-31".into(),
+            }),
+        };
+        let keys = vec![key("Signature"), key("Decryption")];
+        let mut screen = Screen::new(Question::ChooseKey { keys });
+        assert_eq!(screen.click("Allow"), None, "none was chosen");
+        let second = "Decryption\nfor Ada Lovelace, by Staff CA, until 2028-12-31\n\
+                      in Company card, Reader, keeps keys in hardware";
+        assert_eq!(screen.click(second), None);
+        let second = PromptAnswer::Chosen {
+            index: 1,
+            remember: false,
+        };
+        assert_eq!(screen.click("Allow"), Some(second));
     }
 
     #[test]
