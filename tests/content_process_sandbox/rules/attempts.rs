@@ -142,6 +142,12 @@ pub const ATTEMPTS: &[Attempt] = &[
     landlocked("read `/etc/passwd` through `/proc/self`", 1, |_| {
         read(Path::new("/proc/self/root/etc/passwd"))
     }),
+    landlocked("read the machine's connections through `/proc`", 1, |_| {
+        read(Path::new("/proc/self/net/unix"))
+    }),
+    landlocked("read its own environment through `/proc`", 1, |_| {
+        read(Path::new("/proc/self/environ"))
+    }),
     landlocked("read a device", 1, |_| read(Path::new("/dev/null"))),
     landlocked("list a folder", 1, |place| read(&place.folder)),
     landlocked("list the fonts", 1, |place| {

@@ -314,7 +314,7 @@ fn files_are_read() -> Result<(), Failed> {
             [line] => !counts && line.contains("/data/fonts/") && line.contains("code: 13,"),
             _ => false,
         };
-        if !output.status.success() || !expected || text.lines().count() != 11 {
+        if !output.status.success() || !expected || text.lines().count() != 16 {
             let errors = String::from_utf8_lossy(&output.stderr);
             wrong.push(format!(
                 "{data}, {variable:?}: {}: {refused:?} {errors}",

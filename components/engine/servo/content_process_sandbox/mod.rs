@@ -11,7 +11,7 @@ pub(crate) mod table;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::{env, error, fmt, fs, io, process};
+use std::{env, error, fmt, fs, io, mem, process};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
@@ -152,7 +152,9 @@ fn restrict_files() -> Result<(), landlock::RulesetError> {
     for place in places.filter_map(path) {
         // A place that is not there has nothing to read.
         if let Ok(place) = PathFd::new(place) {
-            rules = rules.add_rule(PathBeneath::new(place, AccessFs::ReadFile))?;
+            rules = rules.add_rule(PathBeneath::new(&place, AccessFs::ReadFile))?;
+            // A rule is about an inode. In /proc, the kernel makes a new one for a file that nobody has open.
+            mem::forget(place);
         }
     }
     rules.restrict_self()?;

@@ -100,9 +100,13 @@ pub(crate) const READ: &[Files] = &[
         places: &[Path("/usr/share/zoneinfo"), Path("/etc/localtime")],
     },
     Files {
-        why: "Its own memory map, for the bounds of the stack and the memory profiler; its groups, for the number of \
-              processors. What its links lead to needs a row of its own.",
-        places: &[Path("/proc/self")],
+        why: "Its own memory: the bounds of the stack, the memory profiler.",
+        places: &[
+            Path("/proc/self/maps"),
+            Path("/proc/self/smaps"),
+            Path("/proc/self/smaps_rollup"),
+            Path("/proc/self/statm"),
+        ],
     },
     Files {
         why: "The allocator.",
@@ -110,7 +114,12 @@ pub(crate) const READ: &[Files] = &[
     },
     Files {
         why: "The number of processors.",
-        places: &[Path("/sys/devices/system/cpu"), Path("/sys/fs/cgroup")],
+        places: &[
+            Path("/proc/self/cgroup"),
+            Path("/proc/self/mountinfo"),
+            Path("/sys/devices/system/cpu"),
+            Path("/sys/fs/cgroup"),
+        ],
     },
     Files {
         why: "The names of functions, when a panic is reported.",
