@@ -15,6 +15,7 @@
 //! - [`tlv`] and [`fci`]: BER-TLV and the answer to SELECT;
 //! - [`origin`]: applications that tell web origins apart;
 //! - [`atr`]: the answer to reset;
+//! - [`piv`]: the PIV application, and what its keys do;
 //! - [`access`]: access rules: reading them from a card, and deciding by them.
 
 #![forbid(unsafe_code)]
@@ -27,4 +28,5 @@ pub mod class_byte;
 pub mod exchange;
 pub mod fci;
 pub mod origin;
+pub mod piv;
 pub mod tlv;

@@ -16,6 +16,7 @@ pub mod broker_to_document;
 pub mod exchange;
 pub mod fci;
 pub mod permissions_policy;
+pub mod piv;
 pub mod port_to_broker;
 pub mod response;
 pub mod seeds;
@@ -28,7 +29,7 @@ pub mod vpcd;
 pub type Body = fn(&[u8]);
 
 /// All targets, each with its name.
-pub const TARGETS: [(&str, Body); 13] = [
+pub const TARGETS: [(&str, Body); 14] = [
     ("access", access::run),
     ("apdu", apdu::run),
     ("atr", atr::run),
@@ -36,6 +37,7 @@ pub const TARGETS: [(&str, Body); 13] = [
     ("exchange", exchange::run),
     ("fci", fci::run),
     ("permissions_policy", permissions_policy::run),
+    ("piv", piv::run),
     ("port_to_broker", port_to_broker::run),
     ("response", response::run),
     ("tlv", tlv::run),

@@ -8,6 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use secure_element::piv::Algorithm;
+use secure_element::piv::data::{Chuid, with_certificate};
+use secure_element::piv::key::PublicKey;
 use secure_element::tlv::{self, Tag};
 use serde::Serialize;
 use token_traits::control::{BrokerConfig, FromBroker, WorkerId, WorkerKind};
@@ -29,6 +32,7 @@ use virtual_card::Profile;
 use virtual_card::applets::{ara_m, conformance, echo, exclusive, issuer, origin, pin};
 
 use crate::access::Kind;
+use crate::piv::{ANSWERS, OBJECT};
 use crate::port_to_broker::{Answer, Operation, Request};
 use crate::virtual_card::WITHOUT_ECHO;
 use crate::vpcd::{LONG_ANSWER, REMOVAL};
@@ -53,6 +57,7 @@ pub fn of(target: &str) -> Seeds {
         "exchange" => exchanges(),
         "fci" => answers_to_select().into(),
         "permissions_policy" => policies(),
+        "piv" => piv_cards(),
         "port_to_broker" => scripts(),
         "response" => responses(),
         "tlv" => data_objects(),
@@ -91,6 +96,89 @@ fn policies() -> Seeds {
             "malformed",
             seed("secure-element=(self", "publickey-credentials-get"),
         ),
+    ]
+}
+
+fn piv_cards() -> Seeds {
+    let key = PublicKey::Ec {
+        algorithm: Algorithm::P256,
+        point: [&[4][..], &[7; 64]].concat(),
+    };
+    let template = object(&[(0x7F49, &key.to_objects())]);
+    let rsa = PublicKey::Rsa {
+        modulus: vec![0xC1; 256],
+        exponent: vec![1, 0, 1],
+    };
+    let name = object(&[(0x30, &[])]);
+    let signed = [
+        object(&[(0xA0, &[2, 1, 2]), (0x02, &[5])]),
+        name.repeat(4),
+        rsa.to_spki(),
+    ]
+    .concat();
+    let certificate = object(&[(0x30, &object(&[(0x30, &signed)]))]);
+    let stored = object(&[(0x53, &with_certificate(&certificate))]);
+    let chuid = Chuid::self_issued(&[7; 16], b"20990101");
+    let discovery: &[u8] = &[
+        0x7E, 0x12, 0x4F, 0x0B, 0xA0, 0, 0, 3, 8, 0, 0, 0x10, 0, 1, 0, 0x5F, 0x2F, 0x02, 0x60, 0x20,
+    ];
+    let properties = object(&[(
+        0x61,
+        &object(&[
+            (0x4F, &[0, 0, 0x10, 0, 1, 0]),
+            (0x50, b"PIV"),
+            (
+                0xAC,
+                &object(&[(0x80, &[0x11]), (0x80, &[0x0A]), (0x06, &[0])]),
+            ),
+        ]),
+    )]);
+    let metadata = object(&[
+        (0x01, &[0x11]),
+        (0x02, &[2, 1]),
+        (0x03, &[1]),
+        (0x04, &key.to_objects()),
+    ]);
+    let signature = object(&[(0x30, &[2, 1, 5, 2, 1, 6])]);
+    let answer = |data: &[u8], status: [u8; 2]| {
+        let length = (data.len() + 2) as u16;
+        [&length.to_be_bytes(), data, &status].concat()
+    };
+    let ok = |data: &[u8]| answer(data, [0x90, 0]);
+    let whole = [
+        ok(&properties),
+        ok(discovery),
+        ok(&object(&[(0x53, &chuid)])),
+        ok(&[0, 0, 1, 2]),
+        ok(&[5, 7, 1]),
+        answer(&[], [0x63, 0xC3]),
+        ok(&[]),
+        ok(&[0x01, 1, 0x0A]),
+        ok(&object(&[(0x7C, &object(&[(0x80, &[9; 16])]))])),
+        ok(&object(&[(0x7C, &object(&[(0x82, &[9; 16])]))])),
+    ]
+    .concat();
+    let (first, last) = stored.split_at(200);
+    let slots = [
+        answer(first, [0x61, (last.len() & 0xFF) as u8]),
+        ok(last),
+        ok(&metadata),
+        answer(&[], [0x6A, 0x82]),
+        answer(&[], [0x6D, 0]),
+    ]
+    .concat();
+    let of = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
+    vec![
+        ("answers", of(ANSWERS, &[whole.clone(), slots].concat())),
+        ("certificate", of(OBJECT, &with_certificate(&certificate))),
+        ("chuid", of(OBJECT, &chuid)),
+        ("discovery", of(OBJECT, &discovery[2..])),
+        ("generated", of(OBJECT, &template)),
+        ("management", of(ANSWERS, &whole)),
+        ("metadata", of(OBJECT, &metadata)),
+        ("properties", of(OBJECT, &properties)),
+        ("signature", of(OBJECT, &signature)),
+        ("spki", of(OBJECT, &rsa.to_spki())),
     ]
 }
 
