@@ -15,7 +15,7 @@ use std::{env, thread};
 use e2e::browser::{Browser, HELPERS};
 use e2e::process::{Process, survivors, wait_for};
 use e2e::shell::Options;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::json;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
@@ -320,5 +320,42 @@ fn a_store_that_cannot_be_opened_keeps_nobody_from_using_tokens() -> Result {
     settle(&browser, "a store that cannot be opened")?;
     let log = browser.shell.log();
     assert!(log.contains("tokens.sqlite"), "{log}");
+    Ok(())
+}
+/// No more descriptors in the main process, when a broker has to be started: what cannot be served is refused, and served
+/// when there are some again.
+#[test]
+fn a_main_process_without_descriptors_refuses_and_goes_on() -> Result {
+    let profile = tempfile::tempdir()?;
+    let browser = start(profile.path())?;
+    settle(&browser, "the start")?;
+    let main_process = Pid::from_raw(i32::try_from(browser.shell.pid())?);
+    let later = format!(
+        "void setTimeout(async () => {{
+            self.outcome = await {ECHO}.catch(error => error.name);
+        }}, 500)"
+    );
+    browser.evaluate(&later)??;
+    for victim in browser.shell.token_processes("broker") {
+        victim.kill();
+    }
+    let none = Rlimit {
+        current: Some(8),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    let usual = prlimit(main_process, Resource::Nofile, none)?;
+    thread::sleep(Duration::from_secs(3));
+    prlimit(main_process, Resource::Nofile, usual)?;
+
+    let refused = wait_for(Duration::from_secs(10), || {
+        let outcome = browser.evaluate("self.outcome ?? null").ok()?.ok()?;
+        (!outcome.is_null()).then_some(outcome)
+    });
+    let refused = refused.ok_or_else(|| browser.shell.log_tail())?;
+    assert_ne!(refused, json!("0102039000"), "it had descriptors after all");
+    let healed = wait_for(Duration::from_secs(20), || {
+        (browser.evaluate(ECHO).ok()? == Ok(json!("0102039000"))).then_some(())
+    });
+    assert_eq!(healed, Some(()), "{}", browser.shell.log_tail());
     Ok(())
 }
