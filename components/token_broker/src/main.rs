@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
 use token_broker::access::device_rules::{DeviceRules, DeviceRulesError};
 use token_workers::doctor::{self, Finding};
 use token_workers::{Program, process};
@@ -41,6 +42,8 @@ enum Kind {
     PcscMonitor(Browser),
     /// Talks to the card in one PC/SC reader
     PcscReader(Browser),
+    /// Runs a PKCS#11 module, and talks to its tokens
+    ModuleWorker(Browser),
     /// Checks an administrator's file of access rules, says what is wrong with it, and ends
     CheckAccessRules(Rules),
     /// The same for a user's own file, which can allow less
@@ -84,6 +87,9 @@ fn main() -> ExitCode {
         Kind::PcscReader(Browser { token }) => run("pcsc-reader", || {
             token_workers::run(Program::PcscReader, token)
         }),
+        Kind::ModuleWorker(Browser { token }) => run("module-worker", || {
+            token_workers::run(Program::Module, token)
+        }),
         Kind::CheckAccessRules(Rules { file }) => check_access_rules(&file, DeviceRules::parse),
         Kind::CheckUserAccessRules(Rules { file }) => {
             check_access_rules(&file, DeviceRules::parse_of_user)
@@ -97,7 +103,11 @@ fn run(name: &'static str, body: impl FnOnce() -> ExitCode) -> ExitCode {
     // SAFETY: nothing has been opened yet: parsing the command line opens no file.
     let closed = unsafe { process::close_inherited_fds() };
     let pid = std::process::id();
-    env_logger::Builder::from_default_env()
+    env_logger::Builder::new()
+        .filter_level(LevelFilter::Error)
+        // It calls an error what a module has and it does not know.
+        .filter_module("cryptoki", LevelFilter::Off)
+        .parse_default_env()
         .format(move |formatter, record| {
             writeln!(
                 formatter,

@@ -10,8 +10,12 @@
 #![deny(unsafe_code)]
 
 pub mod doctor;
+pub mod key_protocol;
+pub mod key_provider;
+pub mod padding;
 mod pcsc_monitor;
 mod pcsc_reader;
+mod pkcs11;
 #[expect(
     unsafe_code,
     reason = "closes file descriptors that no Rust object owns"
@@ -26,7 +30,7 @@ use std::io;
 use std::process::ExitCode;
 
 use token_traits::Frame;
-use token_traits::control::WorkerKind;
+use token_traits::control::{ModuleConfig, WorkerKind};
 
 use crate::process::Channels;
 use crate::sandbox::Kind;
@@ -41,6 +45,10 @@ pub enum Program {
     PcscMonitor,
     /// [`WorkerKind::PcscReader`].
     PcscReader,
+    /// [`WorkerKind::Module`].
+    Module,
+    /// [`WorkerKind::Tpm`].
+    Tpm,
 }
 
 /// Runs a worker to its end. `token` names the main process's one-shot server.
@@ -74,6 +82,7 @@ pub fn run(program: Program, token: String) -> ExitCode {
             serve(Kind::PcscReader, channels, device)
         }
         (Program::PcscMonitor, WorkerKind::PcscMonitor) => pcsc_monitor::run(channels),
+        (Program::Module, WorkerKind::Module(module)) => run_module(&module, channels),
         (program, kind) => {
             log::error!("started as {program:?}, but asked to be {kind:?}");
             ExitCode::FAILURE
@@ -98,6 +107,41 @@ fn serve<D: Device, E: std::fmt::Display>(
     }
     serve::serve(&mut device, &channels.requests, &channels.replies);
     ExitCode::SUCCESS
+}
+
+/// Most tokens of one worker at which something is done at the same time.
+const LANES: usize = 8;
+
+/// A module is not trusted: it is loaded when everything is locked down.
+fn run_module(module: &ModuleConfig, channels: Channels<Frame, Frame>) -> ExitCode {
+    let Channels {
+        requests,
+        replies,
+        lifeline,
+    } = channels;
+    let failed = |error: &dyn std::fmt::Display| {
+        log::error!("{error}");
+        ExitCode::FAILURE
+    };
+    if let Err(error) = sandbox::lock_down(Kind::Module(module)) {
+        return failed(&format_args!("sandbox: {error}"));
+    }
+    if let Err(error) = lifeline.watch() {
+        return failed(&format_args!("thread: {error}"));
+    }
+    let provider = match pkcs11::Module::load(&module.module) {
+        Ok(provider) => provider,
+        Err(error) => return failed(&error),
+    };
+    if let Err(error) = sandbox::no_more_code() {
+        return failed(&format_args!("sandbox: {error}"));
+    }
+    match key_provider::start(provider, LANES, replies) {
+        Ok(server) => server.serve(&requests),
+        Err(error) => return failed(&format_args!("thread: {error}")),
+    }
+    // The module's own code at the end of a process may hang or crash, and has nothing to do that matters.
+    process::end()
 }
 
 /// Locks this process down, and starts its threads: the lifeline's, and what `start` starts.

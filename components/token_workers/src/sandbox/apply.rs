@@ -28,7 +28,7 @@ const NEWEST_LANDLOCK: ABI = ABI::V6;
 pub struct Profile {
     /// The system calls.
     pub calls: Vec<Call>,
-    /// Those of them that it keeps only until its last thread runs.
+    /// What it keeps only until its last thread runs, or its module is loaded.
     pub start: Vec<Call>,
     /// System calls that fail with an error number.
     pub failing: Vec<(Call, i32)>,
@@ -53,7 +53,7 @@ pub enum Step {
     Landlock,
     /// System calls.
     SystemCalls,
-    /// Those that are not needed any more when all threads run: [`super::no_more_threads`].
+    /// Those that are not needed any more when all threads run: [`super::no_more_threads`], [`super::no_more_code`].
     NoMoreThreads,
 }
 
@@ -77,8 +77,8 @@ impl Profile {
                 .iter()
                 .flat_map(|group| group.calls.iter().copied())
                 .collect(),
-            start: table::START.calls.to_vec(),
-            failing: table::FAILING.to_vec(),
+            start: table::given_up(kind),
+            failing: table::failing(kind),
             files: table::files(kind),
             limits: table::limits(kind),
             landlock: NEWEST_LANDLOCK,
@@ -100,7 +100,7 @@ impl Profile {
                 .map_err(|error| SandboxError::Step("PR_SET_NO_NEW_PRIVS", error.into())),
             Step::Landlock => self.restrict_files(),
             Step::SystemCalls => self.filter_calls(),
-            Step::NoMoreThreads => no_more_threads(&self.start),
+            Step::NoMoreThreads => give_up(&self.start),
         }
     }
 
@@ -177,12 +177,8 @@ impl Profile {
     }
 }
 
-/// Forbids these calls, in all threads, whatever their arguments.
-pub(super) fn no_more_threads(start: &[Call]) -> Result<(), SandboxError> {
-    let calls: Vec<Call> = start
-        .iter()
-        .map(|call| Call { with: &[], ..*call })
-        .collect();
+/// Forbids these calls, in all threads.
+pub(super) fn give_up(calls: &[Call]) -> Result<(), SandboxError> {
     let filter = program(
         calls.iter(),
         SeccompAction::KillProcess,
@@ -224,6 +220,7 @@ fn condition(argument: Argument) -> Result<SeccompCondition, seccompiler::Backen
         Argument::Is(index, value) => (index, Dword, Eq, value),
         Argument::Only(index, bits) => (index, Dword, MaskedEq((!bits).into()), 0),
         Argument::Without(index, bits) => (index, Dword, MaskedEq(bits.into()), 0),
+        Argument::Has(index, bits) => (index, Dword, MaskedEq(bits.into()), bits),
         Argument::IsNull(index) => (index, Qword, Eq, 0),
         Argument::IsOwnProcess(index) => (index, Dword, Eq, std::process::id()),
     };

@@ -20,12 +20,12 @@ pub mod table;
 
 use std::path::Path;
 
+use token_traits::control::ModuleConfig;
+
 pub use self::apply::{Profile, Step};
 pub use self::kernel::{Support, support};
 
 /// The kinds of token processes.
-///
-/// A worker for PKCS#11 modules and one for TPMs get their kinds here and their rows in [`table`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind<'a> {
     /// Decides, and opens no device.
@@ -39,6 +39,10 @@ pub enum Kind<'a> {
     PcscMonitor,
     /// Is a card in software.
     VirtualCard,
+    /// Runs a PKCS#11 module, which is loaded after the lock-down: it is not trusted.
+    Module(&'a ModuleConfig),
+    /// Talks to the TPM.
+    Tpm,
 }
 
 /// Why a process cannot be locked down. The text says what is missing.
@@ -105,5 +109,14 @@ pub fn lock_down(kind: Kind<'_>) -> Result<(), SandboxError> {
 /// # Errors
 /// If that fails: then the process is to end.
 pub fn no_more_threads() -> Result<(), SandboxError> {
-    apply::no_more_threads(table::START.calls)
+    apply::give_up(&table::all_of(table::START.calls))
+}
+
+/// Gives up making memory executable. Called in the worker of a PKCS#11 module when that is loaded and initialized, in place
+/// of [`no_more_threads`]: modules start threads whenever they like.
+///
+/// # Errors
+/// If that fails: then the process is to end.
+pub fn no_more_code() -> Result<(), SandboxError> {
+    apply::give_up(table::LOADED)
 }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use landlock::{AccessFs, BitFlags};
 use rustix::process::Resource;
+use token_traits::control::ModuleConfig;
 
 use super::Kind;
 
@@ -26,6 +27,8 @@ pub enum Argument {
     Only(u8, u32),
     /// Without any of these bits, of 32.
     Without(u8, u32),
+    /// With this bit, of 32.
+    Has(u8, u32),
     /// No address.
     IsNull(u8),
     /// The id of the process itself, as 32 bits.
@@ -80,7 +83,7 @@ macro_rules! call {
     };
 }
 
-use Argument::{Is, IsNull, IsOwnProcess, Only, Without};
+use Argument::{Has, Is, IsNull, IsOwnProcess, Only, Without};
 
 const MEMORY: Group = Group {
     name: "memory",
@@ -264,6 +267,83 @@ const SERVICE: Group = Group {
     ],
 };
 
+/// Only the worker of a PKCS#11 module has these.
+const MODULE: Group = Group {
+    name: "module",
+    why: "The module's own files, and what libraries ask about the process and the machine. Landlock says which files. \
+          Tells whether a file exists, and its size and times, for any path. Modules start threads at any time.",
+    calls: &[
+        call!(SYS_clock_getres),
+        call!(SYS_dup),
+        call!(SYS_fcntl, "locks of a file": [Is(1, libc::F_SETLKW as u32)]),
+        call!(SYS_fstat),
+        call!(SYS_fstatfs),
+        call!(SYS_getdents64),
+        call!(SYS_getegid),
+        call!(SYS_getgid),
+        call!(SYS_getppid),
+        call!(SYS_getuid),
+        call!(SYS_newfstatat),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_mkdir),
+        call!(SYS_mkdirat),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_open),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_rename),
+        call!(SYS_renameat),
+        call!(SYS_renameat2),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_rmdir),
+        call!(SYS_statfs),
+        call!(SYS_sysinfo),
+        call!(SYS_umask),
+        call!(SYS_uname),
+    ],
+};
+
+/// Until the module is loaded and initialized. [`super::no_more_code`] takes them away, and `seccomp`.
+const LOADING: Group = Group {
+    name: "loading",
+    why: "Loading the module and the libraries that it needs, until it is initialized.",
+    calls: &[call!(SYS_mmap), call!(SYS_mprotect)],
+};
+
+/// What the worker of a module gives up when that is loaded and initialized.
+pub const LOADED: &[Call] = &[
+    call!(SYS_mmap, "executable": [Has(2, libc::PROT_EXEC as u32)]),
+    call!(SYS_mprotect, "executable": [Has(2, libc::PROT_EXEC as u32)]),
+    call!(SYS_seccomp),
+];
+
+/// The same calls, whatever their arguments.
+pub fn all_of(calls: &[Call]) -> Vec<Call> {
+    let all = |call: &Call| Call { with: &[], ..*call };
+    calls.iter().map(all).collect()
+}
+
+/// What a kind of process gives up when its last thread runs, or its module is loaded.
+pub fn given_up(kind: Kind<'_>) -> Vec<Call> {
+    match kind {
+        Kind::Module(_) => LOADED.to_vec(),
+        _ => all_of(START.calls),
+    }
+}
+
+/// System calls that fail with an error in a kind of process.
+pub fn failing(kind: Kind<'_>) -> Vec<(Call, i32)> {
+    match kind {
+        Kind::Module(_) => [FAILING, FAILING_OF_MODULES].concat(),
+        _ => FAILING.to_vec(),
+    }
+}
+
+/// The same in the worker of a module: what libraries try, for the system's log and for terminals, and can do without.
+pub const FAILING_OF_MODULES: &[(Call, i32)] = &[
+    (call!(SYS_ioctl), libc::EPERM),
+    (call!(SYS_socket), libc::EACCES),
+];
+
 /// System calls that fail with an error, because whoever makes them goes on without.
 pub const FAILING: &[(Call, i32)] = &[
     // Its flags are in memory, where no filter can look at them. The C library turns to `clone`.
@@ -292,7 +372,8 @@ pub fn groups(kind: Kind<'_>) -> Vec<Group> {
         Kind::Broker { store: None } => &[PEERS],
         Kind::PcscReader => &[],
         Kind::PcscMonitor => &[SERVICE],
-        Kind::VirtualCard => &[],
+        Kind::VirtualCard | Kind::Tpm => &[],
+        Kind::Module(_) => &[STORE, MODULE, LOADING],
     };
     [&COMMON, own].concat()
 }
@@ -316,10 +397,55 @@ pub fn files(kind: Kind<'_>) -> Vec<Files> {
                 rights: AccessFs::ReadFile.into(),
             },
         ],
-        Kind::Broker { store: None } | Kind::PcscReader | Kind::PcscMonitor | Kind::VirtualCard => {
-            Vec::new()
-        }
+        Kind::Module(module) => files_of_module(module),
+        Kind::Broker { store: None }
+        | Kind::PcscReader
+        | Kind::PcscMonitor
+        | Kind::VirtualCard
+        | Kind::Tpm => Vec::new(),
     }
+}
+
+/// Where programs and their libraries are. Nothing there is the user's.
+pub const LIBRARIES: [&str; 6] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+];
+
+/// What libcrypto and others read by themselves.
+const SETTINGS: [&str; 2] = ["/dev/urandom", "/etc/ssl/openssl.cnf"];
+
+fn files_of_module(module: &ModuleConfig) -> Vec<Files> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let write = AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::ReadDir
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+        | AccessFs::Truncate;
+    let to_read = LIBRARIES.iter().chain(&SETTINGS).copied();
+    let to_read = to_read
+        .chain([module.module.as_str()])
+        .chain(module.read.iter().map(String::as_str));
+    let to_write = module.write.iter().map(String::as_str);
+    let files = |place: &str, rights: BitFlags<AccessFs>| {
+        let place = PathBuf::from(place);
+        // A file has no others, and Landlock takes no others.
+        let is_file = place.exists() && !place.is_dir();
+        let of_file = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
+        let rights = if is_file { rights & of_file } else { rights };
+        Files { place, rights }
+    };
+    to_read
+        .map(|place| files(place, read))
+        .chain(to_write.map(|place| files(place, write)))
+        .collect()
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -340,7 +466,12 @@ pub fn limits(kind: Kind<'_>) -> Vec<(Resource, u64)> {
                 limits.push((Resource::Fsize, 64 * MIB));
             }
         }
-        Kind::PcscReader | Kind::PcscMonitor | Kind::VirtualCard => {
+        Kind::Module(_) => limits.extend([
+            (Resource::Nofile, 256),
+            (Resource::As, 2048 * MIB),
+            (Resource::Fsize, 64 * MIB),
+        ]),
+        Kind::PcscReader | Kind::PcscMonitor | Kind::VirtualCard | Kind::Tpm => {
             limits.extend([(Resource::Nofile, 64), (Resource::As, 512 * MIB)]);
         }
     }

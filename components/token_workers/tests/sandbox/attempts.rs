@@ -72,12 +72,16 @@ impl Place {
 type Run = fn(&Place) -> Result<(), i32>;
 
 /// Something that a process could try.
+#[derive(Clone, Copy)]
 pub struct Attempt {
     pub name: &'static str,
     /// The system calls that it takes.
     pub calls: &'static [c_long],
     /// With all rules: of a broker that has a store, and of all other processes.
     pub outcomes: [Outcome; 2],
+    /// With all rules, of the worker of a module, which has its own files as the broker has its store, if it is not the
+    /// broker's.
+    pub of_module: Option<Outcome>,
     /// The same where the filter lets the system calls through.
     pub unfiltered: Outcome,
     /// The first version of Landlock that makes a difference to that.
@@ -85,6 +89,29 @@ pub struct Attempt {
     /// The same where another step of the lock-down is left out as well.
     pub without: Option<(Step, Outcome)>,
     pub run: Run,
+}
+
+/// The worker of a module, by the name of the documentation.
+pub const MODULE: &str = "module-worker";
+
+impl Attempt {
+    /// With all rules.
+    pub fn outcome(&self, kind: &str) -> Outcome {
+        let [broker, others] = self.outcomes;
+        match kind {
+            "broker" => broker,
+            MODULE => self.of_module.unwrap_or(broker),
+            _ => others,
+        }
+    }
+
+    /// What comes of it in the worker of a module.
+    const fn in_module(self, outcome: Outcome) -> Self {
+        Self {
+            of_module: Some(outcome),
+            ..self
+        }
+    }
 }
 
 use Outcome::{Done, Error, Killed, Reached};
@@ -98,6 +125,7 @@ const fn filtered(name: &'static str, calls: &'static [c_long], run: Run) -> Att
         name,
         calls,
         outcomes: [Killed, Killed],
+        of_module: None,
         unfiltered: Reached,
         since: 0,
         without: None,
@@ -193,7 +221,8 @@ pub const ATTEMPTS: &[Attempt] = &[
                 [AT_CWD, address(&from), AT_CWD, address(&to)],
             )
         },
-    ),
+    )
+    .in_module(REFUSED),
     landlocked(
         "give a file a second name",
         &[libc::SYS_linkat],
@@ -223,7 +252,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     landlocked("make a folder", &[libc::SYS_mkdirat], 1, REFUSED, |place| {
         let path = c_path(&place.folder.join("new"));
         call(libc::SYS_mkdirat, [AT_CWD, address(&path), 0o700, 0])
-    }),
+    })
+    .in_module(REFUSED),
     landlocked(
         "make a named pipe",
         &[libc::SYS_mknodat],
@@ -311,6 +341,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     // Until no more threads are needed.
     Attempt {
         without: Some((Step::NoMoreThreads, Done)),
+        of_module: Some(Done),
         unfiltered: Done,
         ..filtered("start a thread", &[], |_| {
             let thread = std::thread::Builder::new().spawn(|| {});
@@ -400,35 +431,41 @@ pub const ATTEMPTS: &[Attempt] = &[
     // Sockets.
     filtered_alone("make a socket of the internet", &[libc::SYS_socket], |_| {
         socket(libc::AF_INET, libc::SOCK_DGRAM).map(drop)
-    }),
+    })
+    .in_module(REFUSED),
     filtered_alone("make a local socket", &[libc::SYS_socket], |_| {
         socket(libc::AF_UNIX, libc::SOCK_STREAM).map(drop)
-    }),
+    })
+    .in_module(REFUSED),
     filtered_alone(
         "make a socket to the kernel (netlink)",
         &[libc::SYS_socket],
         |_| socket(libc::AF_NETLINK, libc::SOCK_RAW).map(drop),
-    ),
+    )
+    .in_module(REFUSED),
     landlocked(
         "connect to a server over TCP",
         &[libc::SYS_socket, libc::SYS_connect],
         4,
         REFUSED,
         |place| tcp(libc::SYS_connect, place.tcp_port),
-    ),
+    )
+    .in_module(REFUSED),
     landlocked(
         "listen for connections over TCP",
         &[libc::SYS_socket, libc::SYS_bind],
         4,
         REFUSED,
         |_| tcp(libc::SYS_bind, 0),
-    ),
+    )
+    .in_module(REFUSED),
     // Landlock has nothing against it before Linux 7.1.
     filtered_alone(
         "connect to pcscd's socket, or D-Bus",
         &[libc::SYS_socket, libc::SYS_connect],
         |place| local(libc::SYS_connect, place.socket().as_os_str().as_bytes()),
-    ),
+    )
+    .in_module(REFUSED),
     landlocked(
         "connect to an abstract socket",
         &[libc::SYS_socket, libc::SYS_connect],
@@ -440,7 +477,8 @@ pub const ATTEMPTS: &[Attempt] = &[
                 &[b"\0", &place.abstract_name[..]].concat(),
             )
         },
-    ),
+    )
+    .in_module(REFUSED),
     landlocked(
         "make a socket with a name",
         &[libc::SYS_socket, libc::SYS_bind],
@@ -450,7 +488,8 @@ pub const ATTEMPTS: &[Attempt] = &[
             let path = place.folder.join("new");
             local(libc::SYS_bind, path.as_os_str().as_bytes())
         },
-    ),
+    )
+    .in_module(REFUSED),
     filtered_alone(
         "make a pair of datagram sockets, which send to any address",
         &[libc::SYS_socketpair],
@@ -591,7 +630,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         "type on the user's terminal (`TIOCSTI`)",
         &[libc::SYS_ioctl],
         |_| call(libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0]),
-    ),
+    )
+    .in_module(FORBIDDEN),
     filtered_alone(
         "have signals sent by what is open",
         &[libc::SYS_fcntl],
