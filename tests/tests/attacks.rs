@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 
 type Result = std::result::Result<(), Box<dyn Error>>;
 
+/// Who attacks, in the threat model.
+const CONTENT: &str = "content process";
+
 /// Where the victim is; the attacker is on the server's main host, which is of another site.
 const VICTIM: &str = "not-web-platform.test";
 
@@ -141,6 +144,15 @@ impl Scene {
         Ok(())
     }
 
+    /// What has come of attacks that showed nothing, as a row of the threat model.
+    fn row(&self, attempt: &str) {
+        let outcome = match self.browser.shell.log().contains("Refused ScriptMsg::") {
+            true => "refused, and nothing shows",
+            false => "nothing shows",
+        };
+        threat_model::outcome(CONTENT, attempt, outcome);
+    }
+
     /// That the last attack has been refused, and did not just fail.
     fn assert_refused(&self, message: &str) {
         let refused = format!("Refused ScriptMsg::{message}");
@@ -153,7 +165,7 @@ impl Scene {
 
 /// Runs the attack on each of the first pipelines, among which the victim's is, and with each initiator: the attacker
 /// claims the victim's origin, or admits its own.
-fn plant_by_creator(attack: &str) -> Result {
+fn plant_by_creator(attack: &str, attempt: &str) -> Result {
     let scene = Scene::start()?;
     let mut refused = false;
     for victim in 1..=6 {
@@ -166,6 +178,7 @@ fn plant_by_creator(attack: &str) -> Result {
         }
     }
     assert!(refused, "none of the pipelines was the victim's");
+    scene.row(attempt);
     Ok(())
 }
 
@@ -180,17 +193,25 @@ fn planting_the_result_of_a_javascript_url_at_the_victims_url() -> Result {
         scene.assert_no_effect()?;
         scene.assert_refused("LoadUrl");
     }
+    scene
+        .row("show content of its own at another site's URL, as what a javascript: URL gave there");
     Ok(())
 }
 
 #[test]
 fn planting_a_srcdoc_document_of_the_victims_origin() -> Result {
-    plant_by_creator("srcdoc")
+    plant_by_creator(
+        "srcdoc",
+        "make a srcdoc document that inherits another site's origin",
+    )
 }
 
 #[test]
 fn naming_the_victims_document_as_the_creator() -> Result {
-    plant_by_creator("creator")
+    plant_by_creator(
+        "creator",
+        "name another site's document as the creator of its own",
+    )
 }
 
 #[test]
@@ -200,6 +221,9 @@ fn renaming_the_own_document_to_the_victims_url() -> Result {
     scene.wait_for_log("hostile: port refused")?;
     scene.assert_no_effect()?;
     scene.assert_refused("SetFinalUrl");
+    scene.row(
+        "rename its document to another site's URL, and ask for a port and for storage events",
+    );
     Ok(())
 }
 
@@ -210,6 +234,7 @@ fn opening_a_window_at_the_victims_url() -> Result {
     scene.attack(&format!("new-window {attacker_url} {victim_url}"))?;
     scene.assert_no_effect()?;
     scene.assert_refused("CreateAuxiliaryWebView");
+    scene.row("open a window that claims to be at another site's URL");
     Ok(())
 }
 
@@ -232,6 +257,11 @@ fn raising_a_sandboxed_document_of_the_victims() -> Result {
     scene.browser.session.navigate(&server.url("/sandbox"))?;
     scene.wait_for_log("hostile: port refused, NotAllowedError")?;
     assert!(!scene.log_since_attack().contains("port opened"));
+    threat_model::outcome(
+        CONTENT,
+        "ask for a port with the origin of the site, from a document that the site has sandboxed",
+        "no port",
+    );
     Ok(())
 }
 
@@ -242,6 +272,7 @@ fn navigating_the_victim_in_its_own_name() -> Result {
     scene.attack(&format!("speak {attacker_url}"))?;
     scene.assert_no_effect()?;
     scene.assert_refused("LoadUrl");
+    scene.row("navigate another site's tab, in the name of its document");
     Ok(())
 }
 
@@ -264,7 +295,13 @@ fn opening_a_port_in_the_victims_name() -> Result {
     session.switch_to_window(&scene.attacker_tab.borrow())?;
     scene.browser.grant()?;
     scene.attack(&format!("port {attacker_url}"))?;
-    scene.wait_for_log("hostile: port opened, 1 readers")
+    scene.wait_for_log("hostile: port opened, 1 readers")?;
+    threat_model::outcome(
+        CONTENT,
+        "ask for a port in another site's name, from its own document or as one of that site's",
+        "no port; its own port sees what its own site was granted",
+    );
+    Ok(())
 }
 
 /// A page of the victim's with the attacker in a frame, which has a grant there. The page's title is what the frame has told.
@@ -323,6 +360,11 @@ fn claiming_features_that_the_embedder_did_not_hand_on() -> Result {
     attack_from_frame(&scene, &format!("port {attacker_url}"))?;
     scene.wait_for_log("hostile: port refused, NotAllowedError")?;
     assert!(!scene.log_since_attack().contains("port opened"));
+    threat_model::outcome(
+        CONTENT,
+        "claim, in a frame, features that its embedder does not hand on to it",
+        "no port; with the attribute, a port",
+    );
     Ok(())
 }
 
@@ -341,6 +383,7 @@ fn handing_on_features_in_the_name_of_the_embedder() -> Result {
         }
         scene.assert_refused("ScriptLoadedURLInIFrame");
     }
+    scene.row("hand features on to its own frame, in the name of the embedder or in its own");
     Ok(())
 }
 
@@ -368,6 +411,11 @@ fn making_up_input() -> Result {
     // A click of the user's brings the prompt, which is accepted.
     session.click(&session.find("html")?)?;
     assert_eq!(scene.browser.evaluate(ask)??, 1);
+    threat_model::outcome(
+        CONTENT,
+        "make up input, so that a prompt is shown",
+        "no prompt: only what the user does in that tab counts",
+    );
     Ok(())
 }
 

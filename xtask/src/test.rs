@@ -104,6 +104,7 @@ pub fn all(paths: &Paths, filter: Option<&str>) -> Result<()> {
             report.check("clippy of the shell", || shell::clippy(paths));
         }
         report.runner("unit tests of the shell", || shell_tests(paths, filter));
+        report.runner("tests of ipc-channel", || ipc_channel_tests(paths, filter));
         report.runner("end-to-end tests", || end_to_end(paths, &binary, filter));
         if filter.is_none() {
             report.runner("web tests", || web_tests(paths, &binary, None));
@@ -262,6 +263,41 @@ fn shell_tests(paths: &Paths, filter: Option<&str>) -> Result<Cases> {
     run_counted(&mut shell::unit_tests(paths, filter)?, libtest_summary)
 }
 
+/// The tests of the patched ipc-channel, its own and ours, in a copy: a dependency's tests cannot be run where it is one.
+fn ipc_channel_tests(paths: &Paths, filter: Option<&str>) -> Result<Cases> {
+    let _guard = assemble::lock_target(paths)?;
+    let folder = paths.target.join("ipc-channel-tests");
+    let (copy, manifest) = (folder.join("crate"), folder.join("crate/Cargo.toml"));
+    tree::sync(&paths.engine().join("ipc-channel"), &copy)?;
+    let text = without_benches(&read_text(&manifest)?);
+    tree::write(&manifest, text.as_bytes())?;
+    let lock = tree::read(&paths.root.join("components/shell/Cargo.lock"))?;
+    tree::write(&copy.join("Cargo.lock"), &lock)?;
+    let mut command = cargo(&copy);
+    command
+        .env("CARGO_TARGET_DIR", folder.join("target"))
+        .args(["test", "--quiet", "--lib", "--tests", "--no-fail-fast"])
+        .arg("--")
+        .args(filter);
+    run_counted(&mut command, libtest_summary)
+}
+
+/// A crate's manifest as that of a workspace of its own, without the benchmarks and what only they need.
+fn without_benches(manifest: &str) -> String {
+    let mut text = String::new();
+    let mut kept = true;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            kept = !matches!(line, "[[bench]]" | "[dev-dependencies.criterion]");
+        }
+        if kept {
+            text += line;
+            text.push('\n');
+        }
+    }
+    text + "[workspace]\n"
+}
+
 fn end_to_end(paths: &Paths, binary: &Path, filter: Option<&str>) -> Result<Cases> {
     ensure_e2e(paths)?;
     let mut command = shell::e2e(paths, binary);
@@ -388,6 +424,16 @@ mod tests {
         let line = "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out";
         assert_eq!(libtest_summary(line), cases(2, 3));
         assert_eq!(libtest_summary("test result_of_parsing ... ok"), None);
+    }
+
+    #[test]
+    fn benches_are_left_out_of_a_manifest() {
+        let manifest = "[package]\nname = \"a\"\n\n[[bench]]\nname = \"b\"\n\n[dependencies.c]\nversion = \"1\"\n\
+                        [dev-dependencies.criterion]\nversion = \"0.5\"\n";
+        assert_eq!(
+            without_benches(manifest),
+            "[package]\nname = \"a\"\n\n[dependencies.c]\nversion = \"1\"\n[workspace]\n"
+        );
     }
 
     #[test]

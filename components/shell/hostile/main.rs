@@ -9,10 +9,11 @@
 //! victim's page or on standard error.
 //!
 //! With `HOSTILE_CALLS`, a content process is the engine's own, sandbox and all. On `SIGUSR1` it makes the system calls in
-//! [`calls`] and writes what comes of each to standard error.
+//! [`calls`] and writes what comes of each to standard error. With `HOSTILE_START`, it starts as the file says that this names.
 
 mod calls;
 mod files;
+mod wire;
 
 use std::process::ExitCode;
 use std::thread;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
 use serde::{Deserialize, Serialize};
 use servo::ServoUrl;
-use servo_base::generic_channel::GenericCallback;
+use servo_base::generic_channel::{GenericCallback, GenericSender};
 use servo_base::id::{
     BrowsingContextId, CONSTELLATION_PIPELINE_NAMESPACE_ID, Index, PipelineId, PipelineIndex,
     WebViewId,
@@ -55,6 +56,7 @@ fn run_content_process(token: String) {
     if calls::prepare() {
         return servo::run_content_process(token);
     }
+    start_as_told();
     let (content_sender, content_receiver) = ipc::channel().expect("a channel");
     IpcSender::<IpcSender<UnprivilegedContent>>::connect(token)
         .expect("the main process")
@@ -66,6 +68,7 @@ fn run_content_process(token: String) {
         // These attacks are on channels. The sandbox takes a process of one thread, and here one reads along already.
         info.prefs.dom_content_process_sandbox_enabled = false;
         files::prepare(&info.initial_script_state.resource_threads);
+        wire::prepare(info);
         let (from_script, messages) = ipc::channel().expect("a channel");
         let constellation = std::mem::replace(
             &mut info.initial_script_state.script_to_constellation_sender,
@@ -85,6 +88,18 @@ fn run_content_process(token: String) {
     let _ = engine.join();
 }
 
+/// Connects late, or never, if the file that `HOSTILE_START` names says so.
+fn start_as_told() {
+    let told = std::env::var_os("HOSTILE_START").and_then(|file| std::fs::read(file).ok());
+    match told.as_deref() {
+        Some(b"late") => thread::sleep(Duration::from_secs(2)),
+        Some(b"never") => loop {
+            thread::park();
+        },
+        _ => {}
+    }
+}
+
 /// A callback is made by `GenericCallback::new` only, which would choose its kind before the engine has its options.
 /// This has the same form on the wire.
 fn callback_from_sender(sender: IpcSender<Message>) -> ScriptToConstellationSender {
@@ -95,6 +110,27 @@ fn callback_from_sender(sender: IpcSender<Message>) -> ScriptToConstellationSend
     let (mirror_sender, mirror_receiver) = ipc::channel().expect("a channel");
     mirror_sender
         .send(GenericCallback::CrossProcess(sender))
+        .expect("the own process");
+    mirror_receiver
+        .to_opaque()
+        .to()
+        .recv()
+        .expect("the same form")
+}
+
+/// The same, for a sender.
+fn sender_from<T>(sender: IpcSender<T>) -> GenericSender<T>
+where
+    T: for<'de> Deserialize<'de> + Serialize,
+{
+    #[derive(Deserialize, Serialize)]
+    enum GenericSender<T: Serialize> {
+        #[serde(bound(deserialize = ""))]
+        Ipc(IpcSender<T>),
+    }
+    let (mirror_sender, mirror_receiver) = ipc::channel().expect("a channel");
+    mirror_sender
+        .send(GenericSender::Ipc(sender))
         .expect("the own process");
     mirror_receiver
         .to_opaque()
@@ -180,6 +216,77 @@ impl Attacker<'_> {
                     },
                 ));
             }
+            // Packets that are no messages.
+            ["wire", name] => wire::attack_channels(name),
+            ["wire-port", name, url] => {
+                let name = name.to_string();
+                self.with_port(&parse(url), move |port| {
+                    wire::attack_port(&port.requests, &name);
+                    eprintln!("hostile: port attacked, {}", count_readers(&port));
+                });
+            }
+            ["nested"] => {
+                let (constellation, webview_id, pipeline_id) = (
+                    self.constellation.clone(),
+                    self.webview_id,
+                    self.pipeline_id,
+                );
+                wire::send_nested(move |message| {
+                    let sent = constellation.send((webview_id, pipeline_id, message));
+                    eprintln!("hostile: nested, {}", sent.is_ok());
+                });
+            }
+            // Ask, and do not take the answers.
+            ["silence"] => {
+                for _ in 0..1000 {
+                    self.send(ScriptToConstellationMessage::IsCurrentlyFullyActive(
+                        self.pipeline_id,
+                        sender_from(wire::full_sender()),
+                    ));
+                }
+                eprintln!("hostile: asked");
+            }
+            ["flood"] => {
+                for _ in 0..200_000 {
+                    self.send(ScriptToConstellationMessage::AbortLoadUrl);
+                }
+                eprintln!("hostile: flooded");
+            }
+            ["flood-ports", url] => {
+                for _ in 0..5_000 {
+                    self.with_port(&parse(url), |_| ());
+                }
+                eprintln!("hostile: flooded");
+            }
+            ["lifeline"] => wire::speak_on_lifeline(),
+            ["display-list"] => wire::announce_display_list(self.webview_id),
+            // Use a port that has been closed.
+            ["old-port", url] => {
+                let (constellation, webview_id, pipeline_id, url) = (
+                    self.constellation.clone(),
+                    self.webview_id,
+                    self.pipeline_id,
+                    parse(url),
+                );
+                self.with_port(&url.clone(), move |old| {
+                    let (constellation, url) = (constellation.clone(), url.clone());
+                    thread::spawn(move || {
+                        let attacker = Attacker {
+                            constellation: &constellation,
+                            webview_id,
+                            pipeline_id,
+                        };
+                        let old_answer = count_readers(&old);
+                        attacker.with_port(&url, move |new| {
+                            eprintln!("hostile: new port, {}", count_readers(&new));
+                            eprintln!(
+                                "hostile: old port, {old_answer} before, {} now",
+                                count_readers(&old)
+                            );
+                        });
+                    });
+                });
+            }
             // Navigate the victim's tab.
             ["speak", url] => self.for_each_guess(|victim_pipeline| {
                 let _ = self.constellation.send((
@@ -246,13 +353,20 @@ impl Attacker<'_> {
 
     /// Opens a port for the origin of `url` and counts the readers that it sees.
     fn open_port(&self, url: &ServoUrl) {
-        let callback = GenericCallback::new(|answer| {
+        self.with_port(url, |port| {
+            eprintln!("hostile: port opened, {}", count_readers(&port));
+        });
+    }
+
+    /// Opens a port for the origin of `url`, and uses it.
+    fn with_port(&self, url: &ServoUrl, mut use_port: impl FnMut(TokenPort) + Send + 'static) {
+        let callback = GenericCallback::new(move |answer| {
             let port: Result<TokenPort, TokenError> = match answer {
                 Ok(port) => port,
                 Err(_) => return,
             };
             match port {
-                Ok(port) => eprintln!("hostile: port opened, {}", count_readers(&port)),
+                Ok(port) => use_port(port),
                 Err(error) => eprintln!("hostile: port refused, {error}"),
             }
         });
