@@ -42,33 +42,33 @@ def end_of(text, start, brackets):
     raise ValueError(text[start : start + 50])
 
 
-def after_comma(text, end):
-    return end + 1 if text[end : end + 1] == "," else end
-
-
 def parts(text, offset):
     """The places of what commas outside of brackets separate."""
     depth, start = 0, 0
     for index, character in enumerate(text + ","):
         depth += (character in "([") - (character in ")]")
         if character == "," and depth == 0:
-            if text[start:index].strip():
-                yield offset + start, offset + index
+            part = text[start:index]
+            if part.strip():
+                yield offset + start, offset + start + len(part.rstrip())
             start = index + 1
 
 
 def without(text, start, end):
-    return text[:start] + text[after_comma(text, end) :]
+    """Without what is there, and one of the commas beside it."""
+    if text[end : end + 1] == ",":
+        return text[:start] + text[end + 1 :]
+    return text[:start].rstrip().removesuffix(",") + text[end:]
 
 
 def changes_of_table(text):
-    for match in re.finditer(r"\bcall!\((SYS_\w+)", text):
+    for match in re.finditer(r"\bcall!\(\s*(SYS_\w+)", text):
         name = match[1]
-        start, end = match.start(), end_of(text, match.end() - 1 - len(name), "()")
+        start, inside = match.start(), match.start() + len("call!(")
+        end = end_of(text, inside - 1, "()")
         attribute = re.search(r"#\[cfg\([^\n]*\)\]\s*$", text[:start])
         row = attribute.start() if attribute else start
         yield f"no {name}", without(text, row, end)
-        inside = match.end() - len(name)
         lists = [part for part in parts(text[inside : end - 1], inside) if "[" in text[slice(*part)]]
         for number, (first, last) in enumerate(lists):
             opening = text.index("[", first)

@@ -34,6 +34,8 @@ struct Times {
     scripts: BTreeMap<String, Vec<f64>>,
     /// What the programs gave.
     results: Value,
+    /// Of the processor, by all processes of the browser, one for each turn.
+    processor: BTreeMap<&'static str, Vec<f64>>,
 }
 
 /// Page loads as in `page-load`, one of a page with a lot in it, and programs in the page.
@@ -57,6 +59,11 @@ pub fn run() -> Result<Vec<Measurement>> {
     let [baseline, ours] = [&without, &with].map(|times| geometric_means(&times.scripts));
     let all = "script: all (geometric mean)".to_owned();
     let mut measurements = vec![Measurement::new(all, "ms", baseline, ours).aim(AIM)];
+    // Other programs on the machine change these less.
+    for (name, baseline) in without.processor {
+        let ours = with.processor.remove(name).unwrap_or_default();
+        measurements.push(Measurement::new(name.to_owned(), "ms", baseline, ours).aim(AIM));
+    }
     for (name, baseline) in without.loads {
         let ours = with.loads.remove(name).unwrap_or_default();
         measurements.push(Measurement::new(name.to_owned(), "ms", baseline, ours).aim(AIM));
@@ -145,6 +152,7 @@ fn turn(sandbox: bool, server: &Server, times: &mut Times) -> Result<()> {
         }
         Ok(took.as_secs_f64() * 1e3)
     };
+    let before = processor_time(&shell);
     let window = session.window()?;
     for round in 0..WARM_UP + LOADS {
         // The query keeps the page out of the cache.
@@ -166,6 +174,7 @@ fn turn(sandbox: bool, server: &Server, times: &mut Times) -> Result<()> {
             }
         }
     }
+    let after_loads = processor_time(&shell);
     load(&session, &server.url("/programs"))?;
     let measured = session.evaluate(&format!("measure({WARM_UP}, {ROUNDS})"))??;
     for (name, took) in measured["times"].as_object().ok_or("no times")? {
@@ -177,5 +186,34 @@ fn turn(sandbox: bool, server: &Server, times: &mut Times) -> Result<()> {
         times.scripts.entry(name.clone()).or_default().extend(took);
     }
     times.results = measured["results"].clone();
+    for (name, took) in [
+        (
+            "processor time of the loads in a turn",
+            after_loads - before,
+        ),
+        (
+            "processor time of the programs in a turn",
+            processor_time(&shell) - after_loads,
+        ),
+    ] {
+        times.processor.entry(name).or_default().push(took);
+    }
     Ok(())
+}
+
+/// What all processes of the browser have had of the processor so far, in milliseconds. Those that have ended count through
+/// their parent.
+fn processor_time(shell: &Shell) -> f64 {
+    /// Linux counts in hundredths of a second here.
+    const TICK: f64 = 10.0;
+    let ticks = |pid: u32| -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name before may have anything in it. Own and those of ended children, in user code and in the kernel.
+        let (_, fields) = status.rsplit_once(')')?;
+        let fields = fields.split_whitespace().skip(11).take(4);
+        Some(fields.filter_map(|field| field.parse::<u64>().ok()).sum())
+    };
+    let processes = shell.processes();
+    let ticks = processes.iter().filter_map(|process| ticks(process.pid));
+    ticks.sum::<u64>() as f64 * TICK
 }
