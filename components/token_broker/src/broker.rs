@@ -26,6 +26,7 @@ use token_traits::prompt::{AuditEntry, GrantId, Overview, PromptAnswer, PromptId
 use token_traits::{
     ErrorKind, Feature, Frame, Origin, PermissionState, PortId, PortIdentity, TokenError,
 };
+use token_workers::key_protocol::{KeyMessage, KeyRequest};
 use token_workers::protocol::{
     self, Connected, MAX_READERS, ReaderStatus, WorkerError, WorkerMessage, WorkerRequest,
 };
@@ -33,6 +34,7 @@ use token_workers::protocol::{
 mod audit;
 mod consent;
 mod elements;
+mod keys;
 mod origin;
 mod queue;
 mod requests;
@@ -46,6 +48,7 @@ use crate::access::device_rules::DeviceRules;
 use crate::access::grants::{Grants, Party};
 use crate::access::{self, Consent, ElementPolicy};
 use crate::apdu;
+use crate::keys::{Keys, ProviderId};
 use crate::reader::{
     Applet, EMBEDDED_CARD, ElementRules, GroupId, Job, Opening, Reader, ReaderKey, RulesStep,
     Running, Step, Task, Ticket, display_name,
@@ -85,7 +88,6 @@ const TOO_LATE: &str = "missed its deadline";
 const NO_CHANNEL: &str = "the card has no free channel";
 /// Why a request fails.
 const READER_GONE: &str = "the reader is gone";
-const NO_KEYS: &str = "there is no token with keys";
 /// Why a worker is killed.
 const UNEXPECTED: &str = "sent something unexpected";
 /// Why a worker is killed.
@@ -172,6 +174,8 @@ pub enum Output {
     ReleaseWorker(WorkerId),
     /// Send this to a worker.
     ToWorker(WorkerId, WorkerRequest),
+    /// Send this to a worker that keeps keys.
+    ToKeyWorker(WorkerId, KeyRequest),
     /// Ask the main process whether the user has just done something in a webview.
     CheckActivation(PromptId, u64),
     /// Ask the user.
@@ -206,6 +210,7 @@ pub struct Broker {
     device_rules: HashMap<ElementType, RuleSet>,
     ports: HashMap<PortId, Port>,
     readers: BTreeMap<ReaderKey, Reader>,
+    keys: Keys,
     workers: HashMap<WorkerId, Role>,
     /// What workers have said without being asked: since when, and how often.
     unasked: HashMap<WorkerId, (Instant, u32)>,
@@ -312,6 +317,7 @@ impl Default for Broker {
             device_rules: HashMap::new(),
             ports: HashMap::new(),
             readers: BTreeMap::new(),
+            keys: Keys::default(),
             workers: HashMap::new(),
             unasked: HashMap::new(),
             monitor: Slot::new(WorkerKind::PcscMonitor),
@@ -362,10 +368,28 @@ impl Broker {
                 self.started = Some((now, time));
                 self.grants.restore(remembered.grants);
                 self.audit = remembered.audit;
+                self.keys.restore(
+                    remembered.secret,
+                    remembered.key_lists,
+                    remembered.stored_keys,
+                );
             }
             Input::StoreProblem(problem) => self.problem = problem,
-            Input::Activation { prompt, is_active } => self.activation(prompt, is_active, now),
-            Input::PromptAnswered { prompt, answer } => self.prompt_answered(prompt, answer, now),
+            Input::Activation { prompt, is_active } => {
+                let mut is_of_keys = false;
+                self.with_keys(now, |keys| is_of_keys = keys.activation(prompt, is_active));
+                if !is_of_keys {
+                    self.activation(prompt, is_active, now);
+                }
+            }
+            Input::PromptAnswered { prompt, answer } => {
+                let copy = answer.clone();
+                let mut is_of_keys = false;
+                self.with_keys(now, |keys| is_of_keys = keys.prompt_answered(prompt, copy));
+                if !is_of_keys {
+                    self.prompt_answered(prompt, answer, now);
+                }
+            }
             Input::GetOverview(id) => self.overview(id, now),
             Input::Revoke(grant) => self.revoke(grant, now),
             Input::WorkerStarted(worker) => self.worker_started(worker, now),
@@ -403,6 +427,7 @@ impl Broker {
             .chain(waiting)
             .chain(prompts)
             .chain(self.overview_until)
+            .chain(self.keys.next_deadline())
             .min()
     }
 
@@ -421,6 +446,7 @@ impl Broker {
             // The main process has checked them. Without rules, less is allowed.
             Err(error) => log::error!("device rules: {error}"),
         }
+        self.keys.configure(&config);
         self.config = config;
     }
 
@@ -438,6 +464,7 @@ impl Broker {
             self.answer_or_ask(ticket, now);
         }
         self.expire_prompts(now);
+        self.with_keys(now, Keys::tick);
         self.overview_until = self.overview_until.filter(|until| *until > now);
         self.want_monitor(now);
 
@@ -529,6 +556,7 @@ impl Broker {
         if is_last {
             self.grants.party_gone(&port.party);
         }
+        self.with_keys(now, |keys| keys.port_closed(id, &port.party, is_last));
     }
 
     fn port_frame(&mut self, id: PortId, frame: &Frame, now: Instant) {
@@ -586,9 +614,10 @@ impl Broker {
             self.reply(ticket, Ok(ReplyBody::Permission(state)));
             return Ok(());
         }
-        if let RequestBody::Keys(_) = body {
-            access::check_policy(&self.port(ticket.port)?.identity, Feature::TokenKeys)?;
-            return Err(TokenError::new(ErrorKind::NotFound, NO_KEYS));
+        if let RequestBody::Keys(request) = body {
+            let identity = self.port(ticket.port)?.identity.clone();
+            self.with_keys(now, |keys| keys.request(ticket, &identity, request));
+            return Ok(());
         }
         access::check_policy(&self.port(ticket.port)?.identity, Feature::SecureElement)?;
         match body {
@@ -668,9 +697,13 @@ impl Broker {
             });
         }
         let state = self.grants.permission(&port.party, feature);
-        let has_reader = feature == Feature::SecureElement && self.grants.has_reader(&port.party);
+        let has_one = match feature {
+            Feature::SecureElement => self.grants.has_reader(&port.party),
+            Feature::TokenKeys => self.grants.has_key_or_token(&port.party),
+            _ => false,
+        };
         Ok(match state {
-            PermissionState::Prompt if has_reader => PermissionState::Granted,
+            PermissionState::Prompt if has_one => PermissionState::Granted,
             state => state,
         })
     }
@@ -680,6 +713,7 @@ impl Broker {
         self.withdraw(now);
         self.tell_elements();
         self.want_monitor(now);
+        self.with_keys(now, Keys::grants_changed);
     }
 
     /// Takes from each document what it has opened or asked for and may no longer use.

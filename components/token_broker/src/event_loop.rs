@@ -24,6 +24,7 @@ use token_workers::process::{self, Connection};
 use token_workers::sandbox::{self, Kind, SandboxError};
 
 use crate::broker::{Broker, Input, Output};
+use crate::keys::InstallationSecret;
 use crate::overview;
 use crate::store::{self, Remembered, Store, Writer};
 
@@ -226,14 +227,14 @@ impl EventLoop {
                 }
             }
             Some(Err(error)) => Err(store::not_remembered(&error)),
-            None => Ok(Remembered::default()),
+            None => Ok(nothing()),
         };
         let remembered = match opened {
             Ok(remembered) => remembered,
             Err(problem) => {
                 log::error!("{problem}");
                 self.handle(Input::StoreProblem(Some(problem)))?;
-                Remembered::default()
+                nothing()
             }
         };
         self.handle(Input::Restore(remembered, SystemTime::now()))
@@ -388,6 +389,9 @@ impl EventLoop {
             Output::ToWorker(worker, request) => {
                 return Ok(self.send(Source::Worker(worker), Frame::encode(&request).ok()));
             }
+            Output::ToKeyWorker(worker, request) => {
+                return Ok(self.send(Source::Worker(worker), Frame::encode(&request).ok()));
+            }
             Output::PortOpened(port) => self.tell_main_process(FromBroker::PortOpened(port))?,
             Output::ClosePort(port) => {
                 self.drop_peer(Source::Port(port));
@@ -493,6 +497,14 @@ impl EventLoop {
 fn sandbox_error(error: SandboxError) -> io::Error {
     log::error!("sandbox: {error}");
     io::Error::other("the broker is not locked down")
+}
+
+/// What there is where nothing is remembered.
+fn nothing() -> Remembered {
+    Remembered {
+        secret: InstallationSecret::random(),
+        ..Remembered::default()
+    }
 }
 
 /// What the loss of a peer means to the state machine.

@@ -16,6 +16,7 @@ mod apdu;
 pub mod broker;
 pub mod event_loop;
 mod job_queue;
+pub mod keys;
 mod overview;
 mod reader;
 pub mod store;

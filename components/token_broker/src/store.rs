@@ -19,7 +19,10 @@ use secure_element::channel::Aid;
 use token_traits::Origin;
 use token_traits::prompt::{AuditEntry, GrantId, MAX_NAME_LENGTH};
 
-use crate::access::grants::{Grant, Lasts, MAX_GRANTS, Party, ReaderName, Subject};
+use crate::access::grants::{
+    Grant, KeyName, Lasts, MAX_GRANTS, Party, ReaderName, Subject, TokenName,
+};
+use crate::keys::{InstallationSecret, OriginList, StoredKey};
 
 /// The file's name.
 const FILE: &str = "tokens.sqlite";
@@ -30,9 +33,9 @@ const AUDIT_KEPT: i64 = 10_000;
 /// The audit log is cut to its length after so many new entries.
 const AUDIT_SLACK: usize = 100;
 /// The layout of the tables below.
-const LAYOUT: i64 = 1;
-/// Longest name of a reader that is read from the file, in bytes: PC/SC's own limit is 128 characters.
-const MAX_READER_NAME: usize = 1024;
+const LAYOUT: i64 = 2;
+/// Longest subject of a grant that is read from the file, in bytes: PC/SC's own limit for names is 128 characters.
+const MAX_SUBJECT: usize = 1024;
 
 const TABLES: &str = "
     CREATE TABLE grants (
@@ -54,6 +57,22 @@ const TABLES: &str = "
     ) STRICT;
 ";
 
+/// What came with layout 2.
+const KEY_TABLES: &str = "
+    CREATE TABLE secrets (
+        name TEXT PRIMARY KEY,
+        value BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE stored_keys (
+        name BLOB PRIMARY KEY,
+        key BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE key_lists (
+        name BLOB PRIMARY KEY,
+        list BLOB NOT NULL
+    ) STRICT;
+";
+
 /// Something to be remembered or forgotten.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Write {
@@ -65,6 +84,14 @@ pub enum Write {
     Used(GrantId, SystemTime),
     /// Something happened.
     Audit(AuditEntry),
+    /// A key whose token keeps none itself, or what has become of it.
+    StoredKey(Box<StoredKey>),
+    /// Such a key was deleted.
+    ForgetStoredKey(KeyName),
+    /// Who may use a key whose token keeps no data.
+    List(KeyName, OriginList),
+    /// Such a key was deleted.
+    ForgetList(KeyName),
 }
 
 /// What was remembered.
@@ -74,7 +101,16 @@ pub struct Remembered {
     pub grants: Vec<(GrantId, Grant)>,
     /// The newest [`AUDIT_SHOWN`] entries of the audit log, oldest first.
     pub audit: VecDeque<AuditEntry>,
+    /// What this installation has and no other; one of this run's own where nothing is remembered.
+    pub secret: InstallationSecret,
+    /// Keys whose tokens keep none themselves.
+    pub stored_keys: Vec<StoredKey>,
+    /// Who may use keys whose tokens keep no data.
+    pub key_lists: Vec<(KeyName, OriginList)>,
 }
+
+/// Most keys, and most lists, that are read from the file.
+const MAX_KEYS: i64 = 10_000;
 
 /// The open file.
 #[derive(Debug)]
@@ -113,9 +149,12 @@ impl Store {
         connection.pragma_update(None, "cell_size_check", "ON")?;
         let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match layout {
-            0 => {
+            0 | 1 => {
                 let transaction = connection.unchecked_transaction()?;
-                transaction.execute_batch(TABLES)?;
+                if layout == 0 {
+                    transaction.execute_batch(TABLES)?;
+                }
+                transaction.execute_batch(KEY_TABLES)?;
                 transaction.pragma_update(None, "user_version", LAYOUT)?;
                 transaction.commit()?;
             }
@@ -125,6 +164,20 @@ impl Store {
         let remembered = Remembered {
             grants: read_grants(&connection)?,
             audit: read_audit(&connection)?,
+            secret: read_secret(&connection)?,
+            stored_keys: read_named(
+                &connection,
+                "SELECT name, key FROM stored_keys LIMIT ?1",
+                |_, key| StoredKey::read(&key),
+            )?,
+            key_lists: read_named(
+                &connection,
+                "SELECT name, list FROM key_lists LIMIT ?1",
+                |name, list| {
+                    let list = OriginList::parse(&list)?;
+                    Some((name, list))
+                },
+            )?,
         };
         let store = Self {
             connection,
@@ -164,6 +217,29 @@ impl Store {
                         "UPDATE grants SET last_used = ?2 WHERE id = ?1",
                         [id.0, to_seconds(*time)],
                     )?;
+                }
+                Write::StoredKey(key) => {
+                    // What is in memory is never too long.
+                    if let Some(encoded) = key.write() {
+                        transaction.execute(
+                            "INSERT OR REPLACE INTO stored_keys VALUES (?1, ?2)",
+                            params![key.name().0, encoded],
+                        )?;
+                    }
+                }
+                Write::ForgetStoredKey(name) => {
+                    transaction.execute("DELETE FROM stored_keys WHERE name = ?1", [name.0])?;
+                }
+                Write::List(name, list) => {
+                    if let Some(encoded) = list.write() {
+                        transaction.execute(
+                            "INSERT OR REPLACE INTO key_lists VALUES (?1, ?2)",
+                            params![name.0, encoded],
+                        )?;
+                    }
+                }
+                Write::ForgetList(name) => {
+                    transaction.execute("DELETE FROM key_lists WHERE name = ?1", [name.0])?;
                 }
                 Write::Audit(entry) => {
                     self.new_entries += 1;
@@ -228,6 +304,49 @@ fn read_grant(row: &Row<'_>) -> Option<(GrantId, Grant)> {
     Some((GrantId(row.get(0).ok()?), grant))
 }
 
+/// Reads the installation's secret, or makes it.
+fn read_secret(connection: &Connection) -> Result<InstallationSecret, rusqlite::Error> {
+    const NAME: &str = "installation";
+    let read = || {
+        connection.query_row("SELECT value FROM secrets WHERE name = ?1", [NAME], |row| {
+            row.get::<_, [u8; 32]>(0)
+        })
+    };
+    match read() {
+        Ok(secret) => return Ok(InstallationSecret(secret.into())),
+        Err(rusqlite::Error::QueryReturnedNoRows) => {}
+        Err(error) => return Err(error),
+    }
+    connection.execute(
+        "INSERT INTO secrets VALUES (?1, ?2)",
+        params![NAME, InstallationSecret::random().0.as_slice()],
+    )?;
+    read().map(|secret| InstallationSecret(secret.into()))
+}
+
+/// Reads rows of a name and a value. Those that make no sense are left out.
+fn read_named<T>(
+    connection: &Connection,
+    query: &str,
+    read: impl Fn(KeyName, Vec<u8>) -> Option<T>,
+) -> Result<Vec<T>, rusqlite::Error> {
+    let mut statement = connection.prepare(query)?;
+    let mut rows = statement.query([MAX_KEYS])?;
+    let mut items = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name = row.get::<_, [u8; 32]>(0).ok();
+        let value = row.get::<_, Vec<u8>>(1).ok();
+        match name
+            .zip(value)
+            .and_then(|(name, value)| read(KeyName(name), value))
+        {
+            Some(item) => items.push(item),
+            None => log::warn!("{FILE}: a key makes no sense and is left out"),
+        }
+    }
+    Ok(items)
+}
+
 fn read_audit(connection: &Connection) -> Result<VecDeque<AuditEntry>, rusqlite::Error> {
     let mut statement = connection.prepare(
         "SELECT time, origin, reader, applet, decision FROM audit ORDER BY id DESC LIMIT ?1",
@@ -258,22 +377,59 @@ fn read_entry(row: &Row<'_>) -> Option<AuditEntry> {
     })
 }
 
-fn subject_to_columns(subject: &Subject) -> (&'static str, &[u8]) {
+fn subject_to_columns(subject: &Subject) -> (&'static str, Vec<u8>) {
     match subject {
-        Subject::Reader(ReaderName::Pcsc(name)) => ("pcsc reader", name.as_bytes()),
-        Subject::Reader(ReaderName::Virtual(profile)) => ("virtual card", profile.as_bytes()),
-        Subject::Applet(aid) => ("applet", aid.as_bytes()),
+        Subject::Reader(ReaderName::Pcsc(name)) => ("pcsc reader", name.as_bytes().to_vec()),
+        Subject::Reader(ReaderName::Virtual(profile)) => {
+            ("virtual card", profile.as_bytes().to_vec())
+        }
+        Subject::Applet(aid) => ("applet", aid.as_bytes().to_vec()),
+        Subject::Token { token, label } => ("token", [&token.0, label.as_bytes()].concat()),
+        // Neither name has control characters.
+        Subject::Key {
+            token,
+            key,
+            name,
+            label,
+        } => {
+            let parts = [
+                &token.0,
+                &key.0[..],
+                label.as_bytes(),
+                b"\0",
+                name.as_bytes(),
+            ];
+            ("key", parts.concat())
+        }
     }
 }
 
 fn subject_from_columns(kind: &str, subject: Vec<u8>) -> Option<Subject> {
-    if subject.len() > MAX_READER_NAME {
+    if subject.len() > MAX_SUBJECT {
         return None;
     }
     Some(match kind {
         "pcsc reader" => Subject::Reader(ReaderName::Pcsc(String::from_utf8(subject).ok()?)),
         "virtual card" => Subject::Reader(ReaderName::Virtual(String::from_utf8(subject).ok()?)),
         "applet" => Subject::Applet(Aid::new(&subject).ok()?),
+        "token" => {
+            let (token, label) = subject.split_first_chunk()?;
+            Subject::Token {
+                token: TokenName(*token),
+                label: String::from_utf8(label.to_vec()).ok()?,
+            }
+        }
+        "key" => {
+            let (token, rest) = subject.split_first_chunk()?;
+            let (key, names) = rest.split_first_chunk()?;
+            let (label, name) = std::str::from_utf8(names).ok()?.split_once('\0')?;
+            Subject::Key {
+                token: TokenName(*token),
+                key: KeyName(*key),
+                name: name.to_owned(),
+                label: label.to_owned(),
+            }
+        }
         _ => return None,
     })
 }
@@ -379,7 +535,7 @@ impl Writer {
 
 /// Whether the user or a page is told of it as something that stays.
 fn must_last(write: &Write) -> bool {
-    matches!(write, Write::Grant(..) | Write::Revoke(_))
+    !matches!(write, Write::Used(..) | Write::Audit(_))
 }
 
 /// Forgets the rest, which is not worth any memory, and the oldest if there is too much.

@@ -834,6 +834,7 @@ impl Rig {
                 self.overview = Some(overview);
             }
             Output::Store(_) => {}
+            Output::ToKeyWorker(..) => panic!("there are no tokens with keys"),
             Output::StartWorker(worker, kind) => {
                 let is_new = !self.ended.contains(&worker.0)
                     && !self.running.contains_key(&worker.0)

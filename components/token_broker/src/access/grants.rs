@@ -47,6 +47,14 @@ pub enum ReaderName {
     Virtual(String),
 }
 
+/// The name by which a grant knows a token with keys: a hash of what the token says of itself.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct TokenName(pub [u8; 32]);
+
+/// The name by which a grant knows a key: SHA-256 of its SubjectPublicKeyInfo; for a secret key a hash of where it is.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct KeyName(pub [u8; 32]);
+
 /// What a grant is about.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Subject {
@@ -55,6 +63,42 @@ pub enum Subject {
     /// To use the application with this DF name, on elements without access rules of their own. Where a card does not name
     /// its application, it is the AID that it was selected with.
     Applet(Aid),
+    /// To use the origin's own keys in a token, and to make some.
+    Token {
+        /// Which.
+        token: TokenName,
+        /// What its owner called it when the grant was given.
+        label: String,
+    },
+    /// To use a key.
+    Key {
+        /// The token that it is in.
+        token: TokenName,
+        /// Which.
+        key: KeyName,
+        /// What it was called when the grant was given.
+        name: String,
+        /// What the token's owner called that then.
+        label: String,
+    },
+}
+
+impl Subject {
+    /// Whether it is the same thing, whatever it is called.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Token { token, .. }, Self::Token { token: other, .. }) => token == other,
+            (
+                Self::Key { token, key, .. },
+                Self::Key {
+                    token: other_token,
+                    key: other,
+                    ..
+                },
+            ) => (token, key) == (other_token, other),
+            _ => self == other,
+        }
+    }
 }
 
 /// How long a grant lasts.
@@ -64,6 +108,8 @@ pub enum Lasts {
     UntilRevoked,
     /// Until the card in this reader is removed or the party's last document goes.
     WithCard(ReaderKey),
+    /// Until this token is removed or the party's last document goes.
+    WithToken(TokenName),
 }
 
 /// Something that the user has allowed.
@@ -132,7 +178,7 @@ impl Grants {
         let known = self
             .grants
             .iter_mut()
-            .find(|(_, known)| known.party == grant.party && known.subject == grant.subject);
+            .find(|(_, known)| known.party == grant.party && known.subject.is_same(&grant.subject));
         if let Some((id, known)) = known {
             if known.lasts != Lasts::UntilRevoked {
                 known.lasts = grant.lasts;
@@ -159,6 +205,12 @@ impl Grants {
             .retain(|_, grant| grant.lasts != Lasts::WithCard(reader));
     }
 
+    /// A token has gone, and what was allowed for as long as it is there.
+    pub fn token_gone(&mut self, token: &TokenName) {
+        self.grants
+            .retain(|_, grant| grant.lasts != Lasts::WithToken(*token));
+    }
+
     /// The last document of a party has gone, and what was allowed for as long as there is one.
     pub fn party_gone(&mut self, party: &Party) {
         self.grants
@@ -181,6 +233,39 @@ impl Grants {
         )
     }
 
+    /// The grant by which a party may use a token.
+    pub fn of_token(&self, party: &Party, wanted: &TokenName) -> Option<GrantId> {
+        self.of(
+            party,
+            |subject| matches!(subject, Subject::Token { token, .. } if token == wanted),
+        )
+    }
+
+    /// The grant by which a party may use a key.
+    pub fn of_key(&self, party: &Party, token: &TokenName, key: &KeyName) -> Option<GrantId> {
+        self.of(party, |subject| {
+            matches!(subject, Subject::Key { token: in_token, key: wanted, .. }
+                if (in_token, wanted) == (token, key))
+        })
+    }
+
+    /// Whether a party may use any key that is in a token.
+    pub fn has_key_in(&self, party: &Party, wanted: &TokenName) -> bool {
+        self.of(
+            party,
+            |subject| matches!(subject, Subject::Key { token, .. } if token == wanted),
+        )
+        .is_some()
+    }
+
+    /// Whether a party may use any key or token, there or not.
+    pub fn has_key_or_token(&self, party: &Party) -> bool {
+        self.of(party, |subject| {
+            matches!(subject, Subject::Key { .. } | Subject::Token { .. })
+        })
+        .is_some()
+    }
+
     /// Whether a party may see any reader, plugged in or not.
     pub fn has_reader(&self, party: &Party) -> bool {
         self.of(party, |subject| matches!(subject, Subject::Reader(_)))
@@ -194,7 +279,7 @@ impl Grants {
             .filter(|grant| grant.party == *party)
             .filter_map(|grant| match grant.subject {
                 Subject::Applet(aid) => Some(aid),
-                Subject::Reader(_) => None,
+                Subject::Reader(_) | Subject::Token { .. } | Subject::Key { .. } => None,
             })
             .collect()
     }

@@ -92,6 +92,7 @@ impl Broker {
         let (reader, applet) = match &grant.subject {
             Subject::Reader(name) => (self.reader_title(name), None),
             Subject::Applet(aid) => (String::new(), Some(aid.as_bytes())),
+            Subject::Token { label, .. } | Subject::Key { label, .. } => (label.clone(), None),
         };
         let origin = &grant.party.origin;
         self.note(origin, &reader, applet, "revoked by the user", now);
@@ -136,6 +137,13 @@ impl Broker {
                 Subject::Applet(aid) => GrantKind::Applet {
                     applet: Some(aid.as_bytes().to_vec()),
                     allowed: true,
+                },
+                Subject::Token { label, .. } => GrantKind::Token {
+                    token: label.clone(),
+                },
+                Subject::Key { name, label, .. } => GrantKind::Key {
+                    name: name.clone(),
+                    token: label.clone(),
                 },
             },
             remembered: grant.lasts == Lasts::UntilRevoked,

@@ -430,6 +430,7 @@ fn a_grant_that_is_remembered_outlives_everything_but_its_revocation() {
         Remembered {
             grants: vec![(id, grant)],
             audit: VecDeque::new(),
+            ..Remembered::default()
         },
         SystemTime::now(),
     ));
@@ -755,6 +756,7 @@ fn a_rule_of_the_users_does_not_open_what_no_prompt_opens() {
                 (GrantId(2), grant(security_domain)),
             ],
             audit: VecDeque::new(),
+            ..Remembered::default()
         },
         SystemTime::now(),
     ));
@@ -1106,6 +1108,7 @@ fn the_time_of_day_decides_nothing() {
                 Remembered {
                     grants: vec![(GrantId(1), grant)],
                     audit: [entry].into(),
+                    ..Remembered::default()
                 },
                 started_at,
             ));

@@ -267,6 +267,7 @@ impl Rig {
                         .remove(&prompt)
                         .expect("a prompt that is shown");
                 }
+                Output::ToKeyWorker(..) => panic!("there are no tokens with keys"),
                 Output::Overview(id, overview) => self.overviews.push((id, overview)),
                 Output::Store(write) => self.stored.push(write),
                 Output::ToWorker(worker, request) => {

@@ -25,6 +25,9 @@ fn is_answer(step: &Step, result: &Result<protocol::ReplyBody, WorkerError>) -> 
 
 impl Broker {
     pub(super) fn worker_started(&mut self, worker: WorkerId, now: Instant) {
+        if self.keys.has_worker(worker) {
+            return self.with_keys(now, |keys| keys.worker_started(worker));
+        }
         match self.workers.get(&worker) {
             Some(Role::Monitor) => self.monitor.started(now),
             Some(&Role::Reader(key)) => {
@@ -48,6 +51,9 @@ impl Broker {
     /// `error` is for what waits for the worker.
     pub(super) fn worker_ended(&mut self, worker: WorkerId, error: TokenError, now: Instant) {
         self.unasked.remove(&worker);
+        if self.keys.has_worker(worker) {
+            return self.with_keys(now, |keys| keys.worker_ended(worker));
+        }
         match self.workers.remove(&worker) {
             None => {}
             Some(Role::Monitor) => {
@@ -126,6 +132,13 @@ impl Broker {
     }
 
     pub(super) fn worker_frame(&mut self, worker: WorkerId, frame: &Frame, now: Instant) {
+        if self.keys.has_worker(worker) {
+            let message = frame.decode().ok();
+            let is_reply = matches!(message, Some(KeyMessage::Reply { .. }));
+            let is_flood = !is_reply && self.tells_too_much(worker, now);
+            let message = message.filter(|_| !is_flood);
+            return self.with_keys(now, |keys| keys.worker_message(worker, message));
+        }
         let Some(&role) = self.workers.get(&worker) else {
             return;
         };
