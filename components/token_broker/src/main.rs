@@ -44,6 +44,8 @@ enum Kind {
     PcscReader(Browser),
     /// Runs a PKCS#11 module, and talks to its tokens
     ModuleWorker(Browser),
+    /// Talks to the TPM
+    TpmWorker(Browser),
     /// Checks an administrator's file of access rules, says what is wrong with it, and ends
     CheckAccessRules(Rules),
     /// The same for a user's own file, which can allow less
@@ -90,6 +92,9 @@ fn main() -> ExitCode {
         Kind::ModuleWorker(Browser { token }) => run("module-worker", || {
             token_workers::run(Program::Module, token)
         }),
+        Kind::TpmWorker(Browser { token }) => {
+            run("tpm-worker", || token_workers::run(Program::Tpm, token))
+        }
         Kind::CheckAccessRules(Rules { file }) => check_access_rules(&file, DeviceRules::parse),
         Kind::CheckUserAccessRules(Rules { file }) => {
             check_access_rules(&file, DeviceRules::parse_of_user)
@@ -107,6 +112,8 @@ fn run(name: &'static str, body: impl FnOnce() -> ExitCode) -> ExitCode {
         .filter_level(LevelFilter::Error)
         // It calls an error what a module has and it does not know.
         .filter_module("cryptoki", LevelFilter::Off)
+        // It logs what it returns as well.
+        .filter_module("tss_esapi", LevelFilter::Off)
         .parse_default_env()
         .format(move |formatter, record| {
             writeln!(

@@ -822,6 +822,8 @@ impl Supervisor {
         let events = self.events.clone();
         let environment = match &kind {
             WorkerKind::Module(module) => &module.environment,
+            // The TPM's libraries write what they return to standard error as well.
+            WorkerKind::Tpm { .. } => &[("TSS2_LOG".into(), "all+NONE".into())].into(),
             _ => &BTreeMap::new(),
         };
         let child = Child::start(

@@ -240,6 +240,16 @@ pub struct NewKey {
     pub auth: Option<Secret>,
 }
 
+impl NewKey {
+    /// Whether it is a pair of keys.
+    pub fn algorithm_has_public_half(&self) -> bool {
+        matches!(
+            self.algorithm,
+            KeyAlgorithm::Rsa { .. } | KeyAlgorithm::Ec(_)
+        )
+    }
+}
+
 /// A worker that keeps keys to the broker.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum KeyMessage {

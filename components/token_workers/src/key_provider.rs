@@ -36,6 +36,11 @@ pub trait KeyProvider: Send + Sync + 'static {
         false
     }
 
+    /// Whether this process is of no use any more. Its successor may be.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Some of the keys of a token, and whether there are more.
     fn keys(&self, token: TokenId, start: usize) -> Result<(Vec<KeyInfo>, bool), KeyError>;
 
@@ -380,6 +385,9 @@ impl<P: KeyProvider> Lane<P> {
             }
             if reply(&self.replies, id, result).is_err() {
                 return;
+            }
+            if self.provider.is_over() {
+                crate::process::end();
             }
         }
     }

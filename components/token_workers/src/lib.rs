@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 pub mod doctor;
+mod encoding;
 pub mod key_protocol;
 pub mod key_provider;
 pub mod padding;
@@ -24,6 +25,7 @@ pub mod process;
 pub mod protocol;
 pub mod sandbox;
 mod serve;
+mod tpm;
 mod virtual_reader;
 
 use std::io;
@@ -32,6 +34,7 @@ use std::process::ExitCode;
 use token_traits::Frame;
 use token_traits::control::{ModuleConfig, WorkerKind};
 
+use crate::key_protocol::KeyError;
 use crate::process::Channels;
 use crate::sandbox::Kind;
 use crate::serve::Device;
@@ -83,6 +86,7 @@ pub fn run(program: Program, token: String) -> ExitCode {
         }
         (Program::PcscMonitor, WorkerKind::PcscMonitor) => pcsc_monitor::run(channels),
         (Program::Module, WorkerKind::Module(module)) => run_module(&module, channels),
+        (Program::Tpm, WorkerKind::Tpm { tcti }) => run_tpm(&tcti, channels),
         (program, kind) => {
             log::error!("started as {program:?}, but asked to be {kind:?}");
             ExitCode::FAILURE
@@ -141,6 +145,46 @@ fn run_module(module: &ModuleConfig, channels: Channels<Frame, Frame>) -> ExitCo
         Err(error) => return failed(&format_args!("thread: {error}")),
     }
     // The module's own code at the end of a process may hang or crash, and has nothing to do that matters.
+    process::end()
+}
+
+/// Fills something with random bytes of the kernel's.
+fn random(bytes: &mut [u8]) -> Result<(), KeyError> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let rest = &mut bytes[filled..];
+        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
+            .map_err(|_| KeyError::Failed)?;
+    }
+    Ok(())
+}
+
+/// The TPM is opened before the lock-down, and nothing after it.
+fn run_tpm(tcti: &str, channels: Channels<Frame, Frame>) -> ExitCode {
+    let Channels {
+        requests,
+        replies,
+        lifeline,
+    } = channels;
+    let provider = match tpm::Tpm::open(tcti) {
+        Ok(provider) => provider,
+        Err(error) => {
+            log::error!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut server = None;
+    let port = tpm::port_of_swtpm(tcti);
+    let locked = lock_down(Kind::Tpm { port }, lifeline, || {
+        server = Some(key_provider::start(provider, 1, replies)?);
+        Ok(())
+    });
+    if let Err(code) = locked {
+        return code;
+    }
+    if let Some(server) = server {
+        server.serve(&requests);
+    }
     process::end()
 }
 

@@ -8,4 +8,5 @@
 
 mod openssl;
 mod softhsm;
+mod tpm;
 mod worker;

@@ -21,6 +21,9 @@ use token_workers::key_protocol::{Cipher, KeyAlgorithm, SignatureScheme};
 /// Whatever should happen happens by then.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The TPM's libraries write what they return to standard error as well.
+const QUIET: (&str, &str) = ("TSS2_LOG", "all+NONE");
+
 /// A worker, which ends with this.
 pub struct Worker {
     process: Child,
@@ -45,7 +48,7 @@ impl Worker {
     pub fn start(kind: &WorkerKind) -> Self {
         let (name, environment) = match kind {
             WorkerKind::Module(module) => ("module-worker", module.environment.clone()),
-            WorkerKind::Tpm { .. } => ("tpm-worker", Default::default()),
+            WorkerKind::Tpm { .. } => ("tpm-worker", [(QUIET.0.into(), QUIET.1.into())].into()),
             other => panic!("{other:?}"),
         };
         let (server, token) = IpcOneShotServer::<WorkerHello>::new().expect("a server");

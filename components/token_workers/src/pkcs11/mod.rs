@@ -9,7 +9,6 @@
 //!
 //! Login is the process's, not a session's, so it is the broker that keeps origins apart.
 
-mod encoding;
 mod objects;
 mod operations;
 

@@ -11,7 +11,8 @@ use cryptoki::session::Session;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Key, Open, encoding, error};
+use super::{Key, Open, error};
+use crate::encoding;
 use crate::key_protocol::{
     Bytes, KeyAlgorithm, KeyError, KeyInfo, KeyRef, MAX_CERTIFICATE, MAX_DATA_OBJECT, MAX_KEYS,
     Usages,

@@ -16,12 +16,13 @@ use cryptoki::types::RawAuthPin;
 use cryptoki_sys::CK_AES_CTR_PARAMS;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Key, Open, encoding, error};
+use super::{Key, Open, error};
+use crate::encoding;
 use crate::key_protocol::{
     Cipher, Hash, KeyAlgorithm, KeyError, KeyInfo, KeyRef, KeyUse, NewKey, Secret, SignatureScheme,
     Usages, WrapScheme,
 };
-use crate::padding;
+use crate::{padding, random};
 
 /// How long an identifier is that this side gives to a key, in bytes.
 const ID_LENGTH: usize = 20;
@@ -65,16 +66,6 @@ fn is_unknown(error: &Error) -> bool {
             _
         )
     )
-}
-
-fn random(bytes: &mut [u8]) -> Result<(), KeyError> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let rest = &mut bytes[filled..];
-        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
-            .map_err(|_| KeyError::Failed)?;
-    }
-    Ok(())
 }
 
 /// Puts the zeros back that a module leaves out of a number.

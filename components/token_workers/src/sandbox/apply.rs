@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 use seccompiler::{
@@ -34,6 +34,8 @@ pub struct Profile {
     pub failing: Vec<(Call, i32)>,
     /// The files that it may open.
     pub files: Vec<Files>,
+    /// The TCP port to which it may connect.
+    pub port: Option<u16>,
     /// How much of the machine it may take.
     pub limits: Vec<(Resource, u64)>,
     /// The newest version of Landlock that is used.
@@ -80,6 +82,7 @@ impl Profile {
             start: table::given_up(kind),
             failing: table::failing(kind),
             files: table::files(kind),
+            port: table::port(kind),
             limits: table::limits(kind),
             landlock: NEWEST_LANDLOCK,
         }
@@ -137,6 +140,11 @@ impl Profile {
             rules = rules.scope(scopes)?;
         }
         let mut rules = rules.create()?;
+        if let Some(port) = self.port
+            && network.contains(AccessNet::ConnectTcp)
+        {
+            rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
+        }
         for files in &self.files {
             // A place that is not there cannot be used, which is nobody's harm but the process's own.
             match PathFd::new(&files.place) {

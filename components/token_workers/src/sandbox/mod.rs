@@ -42,7 +42,10 @@ pub enum Kind<'a> {
     /// Runs a PKCS#11 module, which is loaded after the lock-down: it is not trusted.
     Module(&'a ModuleConfig),
     /// Talks to the TPM.
-    Tpm,
+    Tpm {
+        /// Where a TPM in software listens, on the loopback interface: its library connects to it for each command.
+        port: Option<u16>,
+    },
 }
 
 /// Why a process cannot be locked down. The text says what is missing.

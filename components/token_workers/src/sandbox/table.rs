@@ -302,6 +302,19 @@ const MODULE: Group = Group {
     ],
 };
 
+/// For a TPM in software only, which is for tests and virtual machines.
+const SOFTWARE_TPM: Group = Group {
+    name: "swtpm",
+    why: "The TPM's library connects to swtpm anew for each command. Landlock says to which port, since its version 4.",
+    calls: &[
+        call!(SYS_socket, "for TCP": [
+            Is(0, libc::AF_INET as u32),
+            Only(1, (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as u32)
+        ]),
+        call!(SYS_connect),
+    ],
+};
+
 /// Until the module is loaded and initialized. [`super::no_more_code`] takes them away, and `seccomp`.
 const LOADING: Group = Group {
     name: "loading",
@@ -372,7 +385,8 @@ pub fn groups(kind: Kind<'_>) -> Vec<Group> {
         Kind::Broker { store: None } => &[PEERS],
         Kind::PcscReader => &[],
         Kind::PcscMonitor => &[SERVICE],
-        Kind::VirtualCard | Kind::Tpm => &[],
+        Kind::VirtualCard | Kind::Tpm { port: None } => &[],
+        Kind::Tpm { port: Some(_) } => &[SOFTWARE_TPM],
         Kind::Module(_) => &[STORE, MODULE, LOADING],
     };
     [&COMMON, own].concat()
@@ -402,7 +416,15 @@ pub fn files(kind: Kind<'_>) -> Vec<Files> {
         | Kind::PcscReader
         | Kind::PcscMonitor
         | Kind::VirtualCard
-        | Kind::Tpm => Vec::new(),
+        | Kind::Tpm { .. } => Vec::new(),
+    }
+}
+
+/// The TCP port to which a kind of process may connect, where Landlock governs that.
+pub fn port(kind: Kind<'_>) -> Option<u16> {
+    match kind {
+        Kind::Tpm { port } => port,
+        _ => None,
     }
 }
 
@@ -471,7 +493,7 @@ pub fn limits(kind: Kind<'_>) -> Vec<(Resource, u64)> {
             (Resource::As, 2048 * MIB),
             (Resource::Fsize, 64 * MIB),
         ]),
-        Kind::PcscReader | Kind::PcscMonitor | Kind::VirtualCard | Kind::Tpm => {
+        Kind::PcscReader | Kind::PcscMonitor | Kind::VirtualCard | Kind::Tpm { .. } => {
             limits.extend([(Resource::Nofile, 64), (Resource::As, 512 * MIB)]);
         }
     }

@@ -82,6 +82,8 @@ pub struct Attempt {
     /// With all rules, of the worker of a module, which has its own files as the broker has its store, if it is not the
     /// broker's.
     pub of_module: Option<Outcome>,
+    /// The same of the worker of a TPM in software, if it is not that of all other processes.
+    pub of_software_tpm: Option<Outcome>,
     /// The same where the filter lets the system calls through.
     pub unfiltered: Outcome,
     /// The first version of Landlock that makes a difference to that.
@@ -94,6 +96,9 @@ pub struct Attempt {
 /// The worker of a module, by the name of the documentation.
 pub const MODULE: &str = "module-worker";
 
+/// The worker of a TPM in software, by the name of the documentation.
+pub const SOFTWARE_TPM: &str = "tpm-worker with swtpm";
+
 impl Attempt {
     /// With all rules.
     pub fn outcome(&self, kind: &str) -> Outcome {
@@ -101,6 +106,7 @@ impl Attempt {
         match kind {
             "broker" => broker,
             MODULE => self.of_module.unwrap_or(broker),
+            SOFTWARE_TPM => self.of_software_tpm.unwrap_or(others),
             _ => others,
         }
     }
@@ -126,6 +132,7 @@ const fn filtered(name: &'static str, calls: &'static [c_long], run: Run) -> Att
         calls,
         outcomes: [Killed, Killed],
         of_module: None,
+        of_software_tpm: None,
         unfiltered: Reached,
         since: 0,
         without: None,
@@ -443,14 +450,17 @@ pub const ATTEMPTS: &[Attempt] = &[
         |_| socket(libc::AF_NETLINK, libc::SOCK_RAW).map(drop),
     )
     .in_module(REFUSED),
-    landlocked(
-        "connect to a server over TCP",
-        &[libc::SYS_socket, libc::SYS_connect],
-        4,
-        REFUSED,
-        |place| tcp(libc::SYS_connect, place.tcp_port),
-    )
-    .in_module(REFUSED),
+    Attempt {
+        of_software_tpm: Some(REFUSED),
+        ..landlocked(
+            "connect to a server over TCP",
+            &[libc::SYS_socket, libc::SYS_connect],
+            4,
+            REFUSED,
+            |place| tcp(libc::SYS_connect, place.tcp_port),
+        )
+        .in_module(REFUSED)
+    },
     landlocked(
         "listen for connections over TCP",
         &[libc::SYS_socket, libc::SYS_bind],

@@ -15,7 +15,7 @@ use rustix::process::Resource;
 use token_workers::sandbox::Step;
 use token_workers::sandbox::table::{self, Call, Group};
 
-use crate::attempts::{ATTEMPTS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome};
+use crate::attempts::{ATTEMPTS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, SOFTWARE_TPM};
 use crate::{KINDS, kind};
 
 /// Stands for the folder that the main process names.
@@ -193,6 +193,10 @@ fn attempts() -> String {
             };
             format!("{step}: {}", outcome(other))
         });
+        let others = match attempt.of_software_tpm {
+            Some(other) => format!("{others}; {SOFTWARE_TPM}: {}", outcome(other)),
+            None => others.to_owned(),
+        };
         let name = attempt.name;
         let _ = writeln!(
             text,
