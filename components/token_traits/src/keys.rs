@@ -239,6 +239,12 @@ impl Usages {
         Self(self.0 | other.0)
     }
 
+    /// Those that are in both.
+    #[must_use]
+    pub const fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// These if so, else nothing.
     #[must_use]
     pub const fn only_if(self, condition: bool) -> Self {

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 use token_traits::keys::{
-    Bytes, Curve, KeyAlgorithm, KeyKind, KeyTokenId, MAX_CERTIFICATE, MAX_LABEL, MAX_ORIGINS,
-    NewKey, Usages, UserVerification,
+    Bytes, KeyAlgorithm, KeyKind, KeyTokenId, MAX_CERTIFICATE, MAX_LABEL, MAX_ORIGINS, NewKey,
+    Usages, UserVerification,
 };
 use token_traits::prompt::Question;
 use token_workers::key_protocol::{
@@ -478,30 +478,16 @@ fn name_taken() -> TokenError {
 fn check(key: &NewKey) -> Result<(), TokenError> {
     let unsupported = |message| Err(error(ErrorKind::NotSupported, message));
     let is_secret = query::kind(key.algorithm) == KeyKind::Secret;
-    let (bits_fit, possible) = match key.algorithm {
-        KeyAlgorithm::Rsa { bits } => (
-            (1024..=16_384).contains(&bits) && bits % 8 == 0,
-            Usages::SIGN.and(Usages::DECRYPT).and(Usages::UNWRAP),
-        ),
-        KeyAlgorithm::Ec(Curve::P256 | Curve::P384 | Curve::P521) => {
-            (true, Usages::SIGN.and(Usages::DERIVE))
-        }
-        KeyAlgorithm::Aes { bits } => (
-            [128, 192, 256].contains(&bits),
-            Usages::ENCRYPT
-                .and(Usages::DECRYPT)
-                .and(Usages::WRAP)
-                .and(Usages::UNWRAP),
-        ),
-        KeyAlgorithm::Secret { bits } => (
-            (8..=4096).contains(&bits) && bits % 8 == 0,
-            Usages::SIGN.and(Usages::VERIFY),
-        ),
+    let bits_fit = match key.algorithm {
+        KeyAlgorithm::Rsa { bits } => (1024..=16_384).contains(&bits) && bits % 8 == 0,
+        KeyAlgorithm::Ec(_) => true,
+        KeyAlgorithm::Aes { bits } => [128, 192, 256].contains(&bits),
+        KeyAlgorithm::Secret { bits } => (8..=4096).contains(&bits) && bits % 8 == 0,
     };
     if !bits_fit {
         return unsupported("no token makes keys of that length");
     }
-    if !possible.contains(key.usages) {
+    if !query::possible_usages(key.algorithm).contains(key.usages) {
         return unsupported("no token makes keys for those usages together");
     }
     if key.is_wrappable && !is_secret {

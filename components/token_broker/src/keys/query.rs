@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use token_traits::keys::{
     AlgorithmQuery, KeyAlgorithm, KeyKind, KeyQuery, KeyTokenId, MAX_ISSUERS, MAX_LABEL,
-    MAX_PUBLIC_KEY, Provenance, TokenQuery, TokenSelector, UserVerification,
+    MAX_PUBLIC_KEY, Provenance, TokenQuery, TokenSelector, Usages, UserVerification,
 };
 use token_workers::key_protocol::{KeyInfo, TokenFeature};
 
@@ -123,6 +123,19 @@ pub(super) fn kind(algorithm: KeyAlgorithm) -> KeyKind {
     match algorithm {
         KeyAlgorithm::Rsa { .. } | KeyAlgorithm::Ec(_) => KeyKind::Private,
         KeyAlgorithm::Aes { .. } | KeyAlgorithm::Secret { .. } => KeyKind::Secret,
+    }
+}
+
+/// What keys of a kind can be used for.
+pub(super) fn possible_usages(algorithm: KeyAlgorithm) -> Usages {
+    match algorithm {
+        KeyAlgorithm::Rsa { .. } => Usages::SIGN.and(Usages::DECRYPT).and(Usages::UNWRAP),
+        KeyAlgorithm::Ec(_) => Usages::SIGN.and(Usages::DERIVE),
+        KeyAlgorithm::Aes { .. } => Usages::ENCRYPT
+            .and(Usages::DECRYPT)
+            .and(Usages::WRAP)
+            .and(Usages::UNWRAP),
+        KeyAlgorithm::Secret { .. } => Usages::SIGN.and(Usages::VERIFY),
     }
 }
 

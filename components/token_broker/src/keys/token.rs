@@ -18,6 +18,7 @@ use token_workers::key_protocol::{
 use zeroize::Zeroizing;
 
 use super::certificate::Certificate;
+use super::errors::NO_ACTIVATION;
 use super::ids;
 use super::provider::{Answer, Failure};
 use super::*;
@@ -98,7 +99,9 @@ impl Directory {
 }
 
 impl Entry {
-    pub(super) fn new(token: &TokenName, info: KeyInfo, now: Instant) -> Self {
+    pub(super) fn new(token: &TokenName, mut info: KeyInfo, now: Instant) -> Self {
+        // Modules allow keys what no key of their kind can do.
+        info.usages = info.usages.common(query::possible_usages(info.algorithm));
         Self {
             name: ids::key_name(token, &info),
             list: None,
@@ -560,6 +563,9 @@ impl Shared {
                     match self.ask(caller, question).await? {
                         PromptAnswer::Pin(pin) => {
                             Some(Zeroizing::new(pin.as_str().as_bytes().to_vec()))
+                        }
+                        PromptAnswer::NotAsked => {
+                            return Err(error(ErrorKind::NotAllowed, NO_ACTIVATION));
                         }
                         _ => return Err(refused()),
                     }

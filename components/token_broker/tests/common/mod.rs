@@ -145,7 +145,7 @@ impl Browser {
         Self::configured(config, user)
     }
 
-    fn configured(config: ClientConfig, user: Arc<dyn PromptHost>) -> Self {
+    pub fn configured(config: ClientConfig, user: Arc<dyn PromptHost>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let binary = directory.path().join("token-broker");
         symlink(env!("CARGO_BIN_EXE_token-broker"), &binary).expect("a link");
