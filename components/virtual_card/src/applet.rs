@@ -57,6 +57,8 @@ pub struct Selection {
     pub status: StatusWord,
     /// Encoded data objects that follow the DF name in the file control information.
     pub control_information: Vec<u8>,
+    /// What is answered instead of file control information, for applications whose standard says so.
+    pub answer: Option<Vec<u8>>,
 }
 
 impl Default for Selection {
@@ -70,6 +72,7 @@ impl From<StatusWord> for Selection {
         Self {
             status,
             control_information: Vec::new(),
+            answer: None,
         }
     }
 }

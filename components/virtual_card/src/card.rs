@@ -91,8 +91,8 @@ impl VirtualCard {
     /// profile says.
     pub fn from_profile(name: &str) -> Result<Self, UnknownProfile> {
         let profile = Profile::named(name)?;
-        let mut card = Self::new(profile, applets::default(profile.access_rules));
-        for applet in applets::others(profile.access_rules) {
+        let mut card = Self::new(profile, applets::default(profile));
+        for applet in applets::others(profile) {
             card.install(applet);
         }
         Ok(card)
@@ -420,7 +420,9 @@ impl VirtualCard {
             return selection.status.into();
         }
         let mut data = Vec::new();
-        if let (Some(template), Some(applet)) = (template, self.applets.get(index)) {
+        if let (Some(_), Some(answer)) = (template, selection.answer) {
+            data = answer;
+        } else if let (Some(template), Some(applet)) = (template, self.applets.get(index)) {
             let mut objects = Vec::new();
             tlv::write(&mut objects, DF_NAME, applet.aid().as_bytes());
             objects.extend(selection.control_information);

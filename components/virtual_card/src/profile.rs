@@ -18,6 +18,8 @@ pub struct Profile {
     pub extended_length: bool,
     /// Which access rules are on the card.
     pub access_rules: AccessRules,
+    /// Whether the card has a PIV application.
+    pub has_piv: bool,
 }
 
 /// Which access rules are on a card.
@@ -27,70 +29,95 @@ pub enum AccessRules {
     None,
     /// An ARA-M that allows everybody everything. Without one, an embedded element is closed.
     ForEverybody,
+    /// The same, but for the PIV application, whose keys belong to origins: those who could send it commands could use them
+    /// all.
+    ForEverybodyButPiv,
     /// An ARA-M with a few rules: [`crate::applets::ara_m::AraM::sample`].
     Sample,
     /// The same rules in PKCS#15 files, and an EF.DIR that names a USIM.
     Files,
 }
 
-const DEFAULT: Profile = Profile {
-    description: "T=1, 19 supplementary channels, extended lengths, an ARA-M that allows everybody everything",
+/// The default one without its PIV application.
+const PLAIN: Profile = Profile {
+    description: "",
     protocol: Protocol::T1,
     supplementary_channels: 19,
     extended_length: true,
     access_rules: AccessRules::ForEverybody,
+    has_piv: false,
 };
 
 impl Profile {
     /// The profiles that have a name, as configurations give it.
-    pub const NAMED: [(&'static str, Self); 8] = [
-        ("default", DEFAULT),
+    pub const NAMED: [(&'static str, Self); 9] = [
+        (
+            "default",
+            Self {
+                description: "T=1, 19 supplementary channels, extended lengths, a PIV application, an ARA-M that allows \
+                              everybody everything else",
+                access_rules: AccessRules::ForEverybodyButPiv,
+                has_piv: true,
+                ..PLAIN
+            },
+        ),
         (
             "t0",
             Self {
-                description: "like default, but T=0",
+                description: "like default without PIV, but T=0",
                 protocol: Protocol::T0,
-                ..DEFAULT
+                ..PLAIN
             },
         ),
         (
             "basic-channel-only",
             Self {
-                description: "like default, but without supplementary channels",
+                description: "like default without PIV, but without supplementary channels",
                 supplementary_channels: 0,
-                ..DEFAULT
+                ..PLAIN
             },
         ),
         (
             "four-channels",
             Self {
-                description: "like default, but with the basic and three supplementary channels",
+                description: "like default without PIV, but with the basic and three supplementary channels",
                 supplementary_channels: 3,
-                ..DEFAULT
+                ..PLAIN
             },
         ),
         (
             "no-extended-length",
             Self {
-                description: "like default, but commands have lengths of one byte only",
+                description: "like default without PIV, but commands have lengths of one byte only",
                 extended_length: false,
-                ..DEFAULT
+                ..PLAIN
             },
         ),
         (
             "ara-m",
             Self {
-                description: "like default, with a few access rules in an ARA-M",
+                description: "like default without PIV, with a few access rules in an ARA-M",
                 access_rules: AccessRules::Sample,
-                ..DEFAULT
+                ..PLAIN
             },
         ),
         (
             "no-rules",
             Self {
-                description: "like default, but without an ARA-M, as almost every card",
+                description: "like default without PIV, but without an ARA-M, as almost every card",
                 access_rules: AccessRules::None,
-                ..DEFAULT
+                ..PLAIN
+            },
+        ),
+        (
+            "piv",
+            Self {
+                description: "a PIV card like most: T=1, only the basic channel, no access rules",
+                supplementary_channels: 0,
+                extended_length: false,
+                access_rules: AccessRules::None,
+                has_piv: true,
+                ..PLAIN
             },
         ),
         (
@@ -99,7 +126,7 @@ impl Profile {
                 description: "like t0, but with a USIM in EF.DIR, and the rules of ara-m in PKCS#15 files",
                 protocol: Protocol::T0,
                 access_rules: AccessRules::Files,
-                ..DEFAULT
+                ..PLAIN
             },
         ),
     ];

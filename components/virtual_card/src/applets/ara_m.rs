@@ -85,6 +85,7 @@ pub(super) const SHOP: [u8; 20] = [
 pub(super) const ECHO_ONLY: [u8; 8] = [0x00, echo::INS_ECHO, 0, 0, 0x7F, 0xFF, 0, 0];
 /// The value of an APDU-AR-DO that allows every command.
 const ALWAYS: [u8; 1] = [0x01];
+const NEVER: [u8; 1] = [0x00];
 
 const RULE_REPLACED: StatusWord = StatusWord(0x6381);
 const RULES_CHANGED: StatusWord = StatusWord(0x6984);
@@ -171,6 +172,12 @@ impl AraM {
         Self::with_rules(rule(Some(&[]), &[], &ALWAYS))
     }
 
+    /// The same, but nobody may use the application of this AID.
+    pub fn for_everybody_but(aid: &[u8]) -> Self {
+        let rules = [rule(Some(&[]), &[], &ALWAYS), rule(Some(aid), &[], &NEVER)];
+        Self::with_rules(rules.concat())
+    }
+
     /// The one of the profile `ara-m`, with a rule of each kind:
     ///
     /// - every origin may use the first echo application and the first one for conformance;
@@ -178,7 +185,6 @@ impl AraM {
     /// - `https://shop.example` (SHA-1) may send it the commands 00 10 and 80 10;
     /// - nobody may use the application with the PIN.
     pub fn sample() -> Self {
-        const NEVER: [u8; 1] = [0x00];
         let rules = [
             rule(Some(&echo::AID), &[], &ALWAYS),
             rule(Some(&conformance::AID), &[], &ALWAYS),

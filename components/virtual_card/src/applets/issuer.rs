@@ -48,8 +48,8 @@ impl Applet for IssuerSecurityDomain {
         let mut control_information = Vec::new();
         tlv::write(&mut control_information, PROPRIETARY_DATA, &maximum);
         Selection {
-            status: StatusWord::OK,
             control_information,
+            ..Selection::default()
         }
     }
 

@@ -15,6 +15,7 @@
 //! | F0 "SERVO" 04 01 | [`pin`] |
 //! | F0 "SERVO" 05 01 | [`origin`]: tells web origins apart |
 //! | F0 "SERVO" 06 31, 06 32, 06 FF | [`conformance`] |
+//! | A0 00 00 03 08 00 00 10 00 01 00 | [`piv`], in the profiles `default` and `piv` |
 //! | A0 00 00 01 51 41 43 4C 00 | [`ara_m`]: the access rule application, where there is one |
 //! | A0 00 00 00 63 "PKCS-15" | [`uicc`]: access rules in files, where there are some |
 
@@ -26,23 +27,24 @@ pub mod files;
 pub mod issuer;
 pub mod origin;
 pub mod pin;
+pub mod piv;
 pub mod uicc;
 
 use secure_element::channel::Aid;
 use secure_element::class_byte::without_channel;
 
-use crate::{AccessRules, Applet};
+use crate::{AccessRules, Applet, Profile};
 
 /// What is selected by default.
-pub(crate) fn default(access_rules: AccessRules) -> Box<dyn Applet> {
-    match access_rules {
+pub(crate) fn default(profile: Profile) -> Box<dyn Applet> {
+    match profile.access_rules {
         AccessRules::Files => Box::new(uicc::Directory::sample()),
         _ => Box::new(issuer::IssuerSecurityDomain),
     }
 }
 
 /// Everything else, in the order in which partial AIDs find it.
-pub(crate) fn others(access_rules: AccessRules) -> Vec<Box<dyn Applet>> {
+pub(crate) fn others(profile: Profile) -> Vec<Box<dyn Applet>> {
     let mut applets: Vec<Box<dyn Applet>> = Vec::new();
     for echo in echo::Echo::all() {
         applets.push(Box::new(echo));
@@ -53,8 +55,14 @@ pub(crate) fn others(access_rules: AccessRules) -> Vec<Box<dyn Applet>> {
     for conformance in conformance::Conformance::all() {
         applets.push(Box::new(conformance));
     }
-    match access_rules {
+    if profile.has_piv {
+        applets.push(Box::new(piv::Piv::new()));
+    }
+    match profile.access_rules {
         AccessRules::None => {}
+        AccessRules::ForEverybodyButPiv => {
+            applets.push(Box::new(ara_m::AraM::for_everybody_but(&piv::AID)));
+        }
         AccessRules::ForEverybody => applets.push(Box::new(ara_m::AraM::for_everybody())),
         AccessRules::Sample => applets.push(Box::new(ara_m::AraM::sample())),
         AccessRules::Files => applets.push(Box::new(uicc::Arf::sample())),

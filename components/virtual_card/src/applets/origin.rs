@@ -184,8 +184,8 @@ impl Applet for OriginAware {
             &announcement,
         );
         Selection {
-            status: StatusWord::OK,
             control_information,
+            ..Selection::default()
         }
     }
 

@@ -77,14 +77,14 @@ pub struct Pin {
 }
 
 #[derive(Debug)]
-struct Secret<const LENGTH: usize> {
-    value: [u8; LENGTH],
-    tries: u8,
+pub(super) struct Secret<const LENGTH: usize> {
+    pub(super) value: [u8; LENGTH],
+    pub(super) tries: u8,
     max_tries: u8,
 }
 
 impl<const LENGTH: usize> Secret<LENGTH> {
-    const fn new(value: [u8; LENGTH], max_tries: u8) -> Self {
+    pub(super) const fn new(value: [u8; LENGTH], max_tries: u8) -> Self {
         Self {
             value,
             tries: max_tries,
@@ -92,7 +92,7 @@ impl<const LENGTH: usize> Secret<LENGTH> {
         }
     }
 
-    fn compare(&mut self, value: &[u8; LENGTH]) -> StatusWord {
+    pub(super) fn compare(&mut self, value: &[u8; LENGTH]) -> StatusWord {
         let Some(left) = self.tries.checked_sub(1) else {
             return BLOCKED;
         };
@@ -102,6 +102,14 @@ impl<const LENGTH: usize> Secret<LENGTH> {
         }
         self.tries = left;
         self.tries_left()
+    }
+
+    /// 63Cx, or 6983.
+    pub(super) const fn state(&self) -> StatusWord {
+        match self.tries {
+            0 => BLOCKED,
+            _ => self.tries_left(),
+        }
     }
 
     /// 63Cx.
@@ -136,8 +144,7 @@ impl Pin {
     fn verify(&mut self, channel: u8, p1: u8, data: &[u8]) -> StatusWord {
         match (p1, data) {
             (0x00, []) if self.verified.contains(&channel) => StatusWord::OK,
-            (0x00, []) if self.pin.tries == 0 => BLOCKED,
-            (0x00, []) => self.pin.tries_left(),
+            (0x00, []) => self.pin.state(),
             (0x00, _) => match data.try_into() {
                 Ok(pin) => self.compare(channel, pin),
                 Err(_) => StatusWord::WRONG_LENGTH,

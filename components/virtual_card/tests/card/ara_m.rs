@@ -9,7 +9,7 @@ use secure_element::class_byte::ChannelNumber;
 use secure_element::exchange::Protocol;
 use secure_element::tlv::{self, Tag};
 use virtual_card::applets::ara_m::{AID, AraM, MAX_RULES, NotRules, rule};
-use virtual_card::applets::{echo, issuer};
+use virtual_card::applets::{echo, issuer, piv};
 use virtual_card::{AccessRules, Card, Profile, VirtualCard};
 
 use super::{BASIC, Client, ResponseApdu, StatusWord, channel, ok, status};
@@ -356,6 +356,10 @@ fn it_is_where_the_profile_says_so() {
                 continue;
             }
             AccessRules::ForEverybody => rule(Some(&[]), &[], &ALWAYS),
+            AccessRules::ForEverybodyButPiv => {
+                let but = rule(Some(&piv::AID), &[], &[0x00]);
+                [rule(Some(&[]), &[], &ALWAYS), but].concat()
+            }
             AccessRules::Sample => continue,
         };
         assert_eq!(selected, StatusWord::OK, "{name}");

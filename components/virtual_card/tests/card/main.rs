@@ -8,6 +8,7 @@ mod applets;
 mod ara_m;
 mod chaining;
 mod faults;
+mod piv;
 mod properties;
 mod uicc;
 
