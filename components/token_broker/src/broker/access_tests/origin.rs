@@ -73,8 +73,8 @@ impl Applet for Witness {
             );
         }
         Selection {
-            status: StatusWord::OK,
             control_information,
+            ..Selection::default()
         }
     }
 
