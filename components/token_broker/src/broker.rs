@@ -847,4 +847,6 @@ mod access_tests;
 #[cfg(test)]
 mod consent_tests;
 #[cfg(test)]
+mod keys_tests;
+#[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use token_traits::keys::{
     Bytes, KeyAlgorithm, KeyKind, KeyTokenId, MAX_CERTIFICATE, MAX_LABEL, MAX_ORIGINS, NewKey,
-    Usages, UserVerification,
+    UserVerification,
 };
 use token_traits::prompt::Question;
 use token_workers::key_protocol::{
