@@ -373,6 +373,7 @@ impl Attacker<'_> {
         self.send(ScriptToConstellationMessage::OpenTokenPort(
             url.origin(),
             FeatureSet::ALL,
+            None,
             callback.expect("a callback"),
         ));
     }

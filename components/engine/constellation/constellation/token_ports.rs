@@ -5,6 +5,7 @@
 //! Ports between documents and the token broker. The constellation opens them, because it knows who runs where.
 
 use content_security_policy::sandboxing_directive::SandboxingFlagSet;
+use devtools_traits::WorkerId;
 use embedder_traits::{InputEvent, MouseButtonAction, TouchEventType, WebDriverScriptCommand};
 use keyboard_types::{Key, KeyState, NamedKey};
 use layout_api::ScriptThreadFactory;
@@ -26,6 +27,9 @@ use webdriver::error::ErrorStatus;
 use super::Constellation;
 use crate::site::Site;
 
+/// How many ports to keep open for the workers of a document.
+const MAX_WORKER_PORTS: usize = 16;
+
 /// How many creators or parents of documents without a URL of their own to follow.
 const MAX_INHERITED_ORIGIN_DEPTH: usize = 16;
 
@@ -38,16 +42,18 @@ where
     STF: ScriptThreadFactory,
     SWF: ServiceWorkerManagerFactory,
 {
-    /// A document wants a port to the token broker. The port acts for the identity that this process gives it.
+    /// A document, or a dedicated worker of it, wants a port to the token broker. The port acts for the identity that this
+    /// process gives the document: a worker has the origin of its document or an opaque one.
     pub(super) fn handle_open_token_port(
         &mut self,
-        pipeline_id: PipelineId,
+        (pipeline_id, worker): (PipelineId, Option<WorkerId>),
         claimed_origin: ImmutableOrigin,
         claimed_features: FeatureSet,
         callback: GenericCallback<Result<TokenPort, TokenError>>,
     ) {
-        // A document has one port. If it asks again, its broker has died, which nobody else here notices.
-        self.close_token_ports(pipeline_id);
+        // A document has one port, and so has each worker. If it asks again, its broker has died, which nobody else here
+        // notices.
+        self.close_token_ports_if(pipeline_id, |opener| opener == worker);
         let port = self
             .identity_for_token_port(pipeline_id, &claimed_origin, claimed_features)
             .and_then(|identity| match &self.token_broker {
@@ -62,11 +68,17 @@ where
                         let _ = callback.send(port);
                     }),
                 );
-                self.token_ports
-                    .borrow_mut()
-                    .entry(pipeline_id)
-                    .or_default()
-                    .push(port_id);
+                let mut token_ports = self.token_ports.borrow_mut();
+                let ports = token_ports.entry(pipeline_id).or_default();
+                ports.push((worker, port_id));
+                // Workers that have ended are not known here. One that lives opens another port when it needs one.
+                let mut workers = ports.iter().filter(|(worker, _)| worker.is_some());
+                if workers.clone().count() > MAX_WORKER_PORTS &&
+                    let Some((oldest, _)) = workers.next().copied()
+                {
+                    drop(token_ports);
+                    self.close_token_ports_if(pipeline_id, |opener| opener == oldest);
+                }
             },
             Err(error) => {
                 warn!(
@@ -91,9 +103,21 @@ where
 
     /// Closes the ports of a document that has gone, or is no longer fully active.
     pub(super) fn close_token_ports(&self, pipeline_id: PipelineId) {
-        let ports = self.token_ports.borrow_mut().remove(&pipeline_id);
-        if let Some(token_broker) = &self.token_broker {
-            for port_id in ports.into_iter().flatten() {
+        self.close_token_ports_if(pipeline_id, |_| true);
+        self.token_ports.borrow_mut().remove(&pipeline_id);
+    }
+
+    fn close_token_ports_if(
+        &self,
+        pipeline_id: PipelineId,
+        is_closed: impl Fn(Option<WorkerId>) -> bool,
+    ) {
+        let mut token_ports = self.token_ports.borrow_mut();
+        let Some(ports) = token_ports.get_mut(&pipeline_id) else {
+            return;
+        };
+        for (_, port_id) in ports.extract_if(.., |(worker, _)| is_closed(*worker)) {
+            if let Some(token_broker) = &self.token_broker {
                 token_broker.close_port(port_id);
             }
         }

@@ -18,10 +18,10 @@ use crate::dom::bindings::error::Error;
 use crate::dom::bindings::root::{Dom, DomRoot, MutNullableDom};
 use crate::dom::globalscope::GlobalScope;
 use crate::dom::promise::{Promise, RootedPromise};
+use crate::dom::secureelement::answer::Answer;
 use crate::dom::secureelement::secommand::SECommand;
 use crate::dom::secureelement::seresponse::SEResponse;
 use crate::dom::secureelement::session::Session;
-use crate::dom::secureelement::tokenport::Answer;
 
 /// <https://globalplatform.github.io/WebApis-for-SE/doc/#channel-interface>
 #[dom_struct]
@@ -49,7 +49,7 @@ impl Channel {
         let channel = Self {
             reflector_: Reflector::new(),
             session: Dom::from_ref(session),
-            generation: session.manager().port().generation(),
+            generation: session.manager().generation(),
             id: info.id,
             channel_type: channel_type.convert(),
             open_response: Default::default(),

@@ -7,6 +7,7 @@
 //!
 //! [spec]: https://globalplatform.github.io/WebApis-for-SE/doc/
 
+pub(crate) mod answer;
 pub(crate) mod channel;
 pub(crate) mod permission;
 pub(crate) mod reader;
@@ -15,4 +16,3 @@ pub(crate) mod secommand;
 pub(crate) mod secureelementmanager;
 pub(crate) mod seresponse;
 pub(crate) mod session;
-pub(crate) mod tokenport;

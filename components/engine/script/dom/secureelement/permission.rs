@@ -8,7 +8,6 @@ use js::context::JSContext;
 use token_traits::port::RequestBody;
 use token_traits::{Feature, PermissionState};
 
-use crate::dom::bindings::codegen::Bindings::NavigatorBinding::NavigatorMethods;
 use crate::dom::bindings::codegen::Bindings::PermissionStatusBinding::{
     PermissionName, PermissionState as DomPermissionState,
 };
@@ -19,7 +18,7 @@ use crate::dom::bindings::reflector::DomGlobal;
 use crate::dom::bindings::root::{Dom, DomRoot};
 use crate::dom::permissionstatus::PermissionStatus;
 use crate::dom::promise::RootedPromise;
-use crate::dom::secureelement::tokenport::Answer;
+use crate::dom::tokenport::Answer;
 use crate::dom::window::Window;
 
 /// The feature that a permission is about, if the token broker decides about it.
@@ -52,10 +51,9 @@ pub(crate) fn query_token_permission(
     if !window.Document().is_fully_active() {
         return promise.reject_error(cx, Error::InvalidState(None));
     }
-    let manager = window.Navigator(cx).SecureElementManager(cx);
-    manager.port().request(
+    global.tokens().port().request(
         cx,
-        &manager,
+        &global,
         promise,
         None,
         RequestBody::QueryPermission(feature),

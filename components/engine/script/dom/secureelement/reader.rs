@@ -18,8 +18,8 @@ use crate::dom::bindings::root::{Dom, DomRoot};
 use crate::dom::bindings::str::DOMString;
 use crate::dom::globalscope::GlobalScope;
 use crate::dom::promise::RootedPromise;
+use crate::dom::secureelement::answer::Answer;
 use crate::dom::secureelement::secureelementmanager::SecureElementManager;
-use crate::dom::secureelement::tokenport::Answer;
 
 /// <https://globalplatform.github.io/WebApis-for-SE/doc/#reader-interface>
 #[dom_struct]
@@ -47,7 +47,7 @@ impl Reader {
         let reader = Self {
             reflector_: Reflector::new(),
             manager: Dom::from_ref(manager),
-            generation: manager.port().generation(),
+            generation: manager.generation(),
             id: info.id,
             name: DOMString::from(info.name),
             element_type: info.element_type.convert(),

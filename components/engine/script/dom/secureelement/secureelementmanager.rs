@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 use script_bindings::cell::DomRefCell;
 use script_bindings::reflector::reflect_dom_object_with_cx;
 use stylo_atoms::Atom;
-use token_traits::Feature;
 use token_traits::port::{ReaderInfo, RequestBody};
+use token_traits::{ErrorKind, Feature, TokenError};
 
 use crate::dom::bindings::codegen::Bindings::SecureElementBinding::SecureElementManagerMethods;
 use crate::dom::bindings::codegen::Bindings::WindowBinding::WindowMethods;
@@ -23,16 +23,16 @@ use crate::dom::event::Event;
 use crate::dom::eventtarget::EventTarget;
 use crate::dom::globalscope::GlobalScope;
 use crate::dom::promise::{Promise, RootedPromise};
+use crate::dom::secureelement::answer::Answer;
 use crate::dom::secureelement::reader::Reader;
 use crate::dom::secureelement::readerevent::ReaderEvent;
-use crate::dom::secureelement::tokenport::{Answer, TokenPortClient, refuse_by_own_policy};
+use crate::dom::tokenport::{self, closed, reject, warn_author};
 use crate::realms::enter_auto_realm;
 
 /// <https://globalplatform.github.io/WebApis-for-SE/doc/#secureelementmanager-interface>
 #[dom_struct]
 pub(crate) struct SecureElementManager {
     eventtarget: EventTarget,
-    port: TokenPortClient,
     /// One object a reader, whenever the page asks.
     readers: DomRefCell<FxHashMap<u32, Dom<Reader>>>,
     shut_down: Cell<bool>,
@@ -44,7 +44,6 @@ impl SecureElementManager {
     pub(crate) fn new(cx: &mut JSContext, global: &GlobalScope) -> DomRoot<Self> {
         let manager = Self {
             eventtarget: EventTarget::new_inherited(),
-            port: TokenPortClient::new(),
             readers: Default::default(),
             shut_down: Cell::new(false),
             watches: Cell::new((false, false)),
@@ -52,8 +51,9 @@ impl SecureElementManager {
         reflect_dom_object_with_cx(Box::new(manager), global, cx)
     }
 
-    pub(crate) fn port(&self) -> &TokenPortClient {
-        &self.port
+    /// Names the port that objects which are made now belong to.
+    pub(crate) fn generation(&self) -> u64 {
+        self.global().tokens().port().generation()
     }
 
     /// Sends a request to the token broker. The promise settles with its reply. `generation` is that of the port which
@@ -66,13 +66,26 @@ impl SecureElementManager {
         answer: Answer,
     ) -> RootedPromise {
         let promise = Promise::new_in_realm(realm);
-        self.port
-            .request(realm, self, &promise, generation, body, answer);
+        let global = self.global();
+        let answer = tokenport::Answer::SecureElement(answer);
+        // Everything is closed once the manager has been shut down.
+        if generation.is_some() && self.shut_down.get() {
+            answer.settle_closed(realm, &global, &promise, closed());
+            return promise;
+        }
+        global
+            .tokens()
+            .port()
+            .request(realm, &global, &promise, generation, body, answer);
         promise
     }
 
-    pub(crate) fn is_shut_down(&self) -> bool {
-        self.shut_down.get()
+    fn watch(&self) {
+        let global = self.global();
+        global
+            .tokens()
+            .port()
+            .watch(&global, RequestBody::WatchElements);
     }
 
     /// A listener for events of this type was attached.
@@ -94,14 +107,14 @@ impl SecureElementManager {
             _ => false,
         };
         if is_new && !self.shut_down.get() {
-            self.port.watch_elements(self);
+            self.watch();
         }
     }
 
     /// The port has closed, and listeners are left that have to be told by the next one.
     pub(crate) fn watch_again(&self) {
         if self.watches.get() != (false, false) && !self.shut_down.get() {
-            self.port.watch_elements(self);
+            self.watch();
         }
     }
 
@@ -121,13 +134,6 @@ impl SecureElementManager {
         let reader = self.reader(cx, info);
         let event = ReaderEvent::new(cx, global.as_window(), Atom::from(type_), &reader);
         event.upcast::<Event>().fire(cx, self.upcast());
-    }
-
-    /// The document goes, and with it whatever it has opened. Returns whether there was anything.
-    pub(crate) fn close(&self, cx: &mut JSContext) -> bool {
-        let global = self.global();
-        let mut realm = enter_auto_realm(cx, &*global);
-        self.port.close(&mut realm.current_realm(), self)
     }
 
     /// The port has closed: its readers are nobody's.
@@ -179,7 +185,13 @@ impl SecureElementManagerMethods<crate::DomTypeHolder> for SecureElementManager 
             .contains(Feature::SecureElement)
         {
             let promise = Promise::new_in_realm(realm);
-            refuse_by_own_policy(realm, self, &promise);
+            let error = TokenError::new(
+                ErrorKind::NotAllowed,
+                "The document's Permissions-Policy header keeps secure elements from it.",
+            );
+            let global = self.global();
+            warn_author(realm, &global, &error);
+            reject(realm, &global, &promise, error);
             return promise;
         }
         self.request(realm, None, RequestBody::GetReaders, Answer::Readers)
@@ -189,7 +201,7 @@ impl SecureElementManagerMethods<crate::DomTypeHolder> for SecureElementManager 
     fn Shutdown(&self, realm: &mut CurrentRealm) -> RootedPromise {
         // Step 3. If the shutdown() method has already been called on this object, then resolve promise.
         // Neither is there anything to close without a port.
-        if self.shut_down.replace(true) || self.port.is_closed() {
+        if self.shut_down.replace(true) || self.global().tokens().port().is_closed() {
             let promise = Promise::new_in_realm(realm);
             promise.resolve_native(realm, &());
             return promise;

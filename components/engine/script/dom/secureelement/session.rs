@@ -17,9 +17,9 @@ use crate::dom::bindings::error::Error;
 use crate::dom::bindings::root::{Dom, DomRoot};
 use crate::dom::globalscope::GlobalScope;
 use crate::dom::promise::{Promise, RootedPromise};
+use crate::dom::secureelement::answer::Answer;
 use crate::dom::secureelement::reader::Reader;
 use crate::dom::secureelement::secureelementmanager::SecureElementManager;
-use crate::dom::secureelement::tokenport::Answer;
 
 /// <https://globalplatform.github.io/WebApis-for-SE/doc/#session-interface>
 #[dom_struct]
@@ -46,7 +46,7 @@ impl Session {
         let session = Self {
             reflector_: Reflector::new(),
             reader: Dom::from_ref(reader),
-            generation: reader.manager().port().generation(),
+            generation: reader.manager().generation(),
             id: info.id,
             historical_bytes: HeapBufferSource::default(),
         };

@@ -2,89 +2,227 @@
  * License, v. 2.0. If a copy of the MPL was not distributed with this
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 
-//! A document's end of its port to the token broker: opens it at the first request, matches replies to promises,
-//! and rejects what is left when the port closes.
+//! A document's or dedicated worker's end of its port to the token broker: opens it at the first request, matches replies
+//! to promises, and rejects what is left when the port closes. The Secure Element API and token keys share it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::ptr;
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcSender;
 use ipc_channel::router::ROUTER;
 use js::context::JSContext;
-use js::jsapi::JSObject;
-use js::typedarray::Uint8;
 use rustc_hash::FxHashMap;
-use script_bindings::buffer_source::create_buffer_source;
 use script_bindings::cell::DomRefCell;
 use servo_base::generic_channel::GenericCallback;
 use servo_constellation_traits::ScriptToConstellationMessage;
+use stylo_atoms::Atom;
 use timers::TimerEventRequest;
-use token_traits::port::{
-    ChannelType, PortMessage, PortRequest, ReplyBody, RequestBody, RequestId,
-};
-use token_traits::{ErrorKind, Frame, TokenError, TokenPort};
+use token_traits::port::{PortMessage, PortRequest, ReplyBody, RequestBody, RequestId};
+use token_traits::{ErrorKind, Feature, FeatureSet, Frame, TokenError, TokenPort};
 
 use crate::dom::bindings::codegen::Bindings::DOMExceptionBinding::DOMExceptionMethods;
 use crate::dom::bindings::codegen::Bindings::WindowBinding::WindowMethods;
-use crate::dom::bindings::error::Error;
+use crate::dom::bindings::inheritance::Castable;
 use crate::dom::bindings::refcounted::Trusted;
-use crate::dom::bindings::reflector::DomGlobal;
-use crate::dom::bindings::root::{Dom, DomRoot};
+use crate::dom::bindings::root::{Dom, DomRoot, MutNullableDom};
 use crate::dom::bindings::str::DOMString;
 use crate::dom::console::Console;
+#[cfg(feature = "webcrypto")]
+use crate::dom::cryptokeys::CryptoKeys;
+use crate::dom::dedicatedworkerglobalscope::DedicatedWorkerGlobalScope;
 use crate::dom::domexception::DOMException;
+use crate::dom::eventtarget::EventTarget;
 use crate::dom::globalscope::GlobalScope;
 use crate::dom::permissionstatus::PermissionStatus;
 use crate::dom::promise::{Promise, RootedPromise, TracedPromise};
-use crate::dom::secureelement::channel::Channel;
+use crate::dom::secureelement::answer::Answer as SecureElementAnswer;
 use crate::dom::secureelement::permission::{set_state, token_feature};
-use crate::dom::secureelement::reader::Reader;
 use crate::dom::secureelement::secureelementmanager::SecureElementManager;
-use crate::dom::secureelement::seresponse::SEResponse;
-use crate::dom::secureelement::session::Session;
+#[cfg(feature = "webcrypto")]
+use crate::dom::tokenkeys::answer::Answer as KeysAnswer;
+use crate::dom::window::Window;
+use crate::dom::workerglobalscope::WorkerGlobalScope;
 use crate::realms::enter_auto_realm;
 use crate::tasks::task_source::SendableTaskSource;
+
+/// What a global object has of the token APIs.
+#[derive(Default, JSTraceable, MallocSizeOf)]
+#[cfg_attr(crown, crown::unrooted_must_root_lint::must_root)]
+pub(crate) struct Tokens {
+    port: TokenPortClient,
+    secure_element_manager: MutNullableDom<SecureElementManager>,
+    #[cfg(feature = "webcrypto")]
+    crypto_keys: MutNullableDom<CryptoKeys>,
+}
+
+impl Tokens {
+    pub(crate) fn port(&self) -> &TokenPortClient {
+        &self.port
+    }
+
+    pub(crate) fn secure_element_manager(
+        &self,
+        cx: &mut JSContext,
+        global: &GlobalScope,
+    ) -> DomRoot<SecureElementManager> {
+        self.secure_element_manager
+            .or_init(|| SecureElementManager::new(cx, global))
+    }
+
+    #[cfg(feature = "webcrypto")]
+    pub(crate) fn crypto_keys(
+        &self,
+        cx: &mut JSContext,
+        global: &GlobalScope,
+    ) -> DomRoot<CryptoKeys> {
+        self.crypto_keys.or_init(|| CryptoKeys::new(cx, global))
+    }
+
+    /// The document goes, and with it whatever it has opened. Returns whether there was anything.
+    pub(crate) fn close(&self, cx: &mut JSContext, global: &GlobalScope) -> bool {
+        let mut realm = enter_auto_realm(cx, global);
+        self.port.close(&mut realm.current_realm(), global)
+    }
+
+    /// The port has closed, and what it had given out means nothing any more.
+    fn port_closed(&self) {
+        if let Some(manager) = self.secure_element_manager.get() {
+            manager.forget_readers();
+        }
+    }
+
+    /// The port has closed, and listeners are left that have to be told by the next one.
+    fn watch_again(&self) {
+        if let Some(manager) = self.secure_element_manager.get() {
+            manager.watch_again();
+        }
+        #[cfg(feature = "webcrypto")]
+        if let Some(keys) = self.crypto_keys.get() {
+            keys.watch_again();
+        }
+    }
+}
+
+impl GlobalScope {
+    /// The features of the token broker that a document leaves itself, or leaves this worker of it.
+    pub(crate) fn token_features(&self) -> FeatureSet {
+        if let Some(window) = self.downcast::<Window>() {
+            window.Document().own_features()
+        } else if let Some(worker) = self.downcast::<WorkerGlobalScope>() {
+            worker.token_features()
+        } else {
+            FeatureSet::NONE
+        }
+    }
+
+    /// The features that a worker which starts here may use.
+    pub(crate) fn token_features_for_workers(&self) -> FeatureSet {
+        self.token_features()
+            .intersection(FeatureSet::from_iter([Feature::TokenKeys]))
+    }
+}
+
+/// A listener for events of a type was attached: those who have something to tell ask to be told.
+pub(crate) fn listener_added(target: &EventTarget, type_: &Atom) {
+    if let Some(manager) = target.downcast::<SecureElementManager>() {
+        manager.listener_added(type_);
+    }
+    #[cfg(feature = "webcrypto")]
+    if let Some(keys) = target.downcast::<CryptoKeys>() {
+        keys.listener_added(type_);
+    }
+}
 
 /// What a reply is made into.
 #[derive(JSTraceable, MallocSizeOf)]
 #[cfg_attr(crown, crown::unrooted_must_root_lint::must_root)]
 pub(crate) enum Answer {
-    /// The readers, as an array.
-    Readers,
-    /// A session with this reader.
-    Session(Dom<Reader>),
-    /// A channel in this session.
-    Channel(
-        Dom<Session>,
-        #[no_trace]
-        #[ignore_malloc_size_of = "external type"]
-        ChannelType,
-    ),
-    /// A response on this channel.
-    Response(Dom<Channel>),
-    /// A response to SELECT on this channel.
-    Selected(Dom<Channel>),
-    /// The bytes of a response.
-    Raw,
-    /// Nothing. What is closed already counts as done.
-    Done,
-    /// Nothing, once the reader has been reset.
-    Reset,
+    /// Something of the Secure Element API.
+    SecureElement(SecureElementAnswer),
     /// The state of a permission. Without an answer it stays denied.
     Permission(Dom<PermissionStatus>),
+    /// Something about keys.
+    #[cfg(feature = "webcrypto")]
+    Keys(KeysAnswer),
+    /// Nobody waits for it.
+    Nothing,
 }
 
 impl Answer {
     /// The request once more, if asking it twice does nothing twice, unlike a command.
     fn request_again(&self) -> Option<RequestBody> {
         match self {
-            Answer::Readers => Some(RequestBody::GetReaders),
+            Answer::SecureElement(answer) => answer.request_again(),
             Answer::Permission(status) => {
                 token_feature(status.get_query()).map(RequestBody::QueryPermission)
             },
-            _ => None,
+            #[cfg(feature = "webcrypto")]
+            Answer::Keys(answer) => answer.request_again(),
+            Answer::Nothing => None,
+        }
+    }
+
+    /// Makes the reply into what the promise was for.
+    fn resolve(
+        self,
+        cx: &mut JSContext,
+        global: &GlobalScope,
+        promise: &RootedPromise,
+        body: ReplyBody,
+    ) {
+        let mut realm = enter_auto_realm(cx, global);
+        let cx: &mut JSContext = &mut realm.current_realm();
+        // Each arm roots what the answer holds before anything can collect garbage.
+        match (self, body) {
+            (Answer::SecureElement(answer), body) => answer.resolve(cx, global, promise, body),
+            (Answer::Permission(status), ReplyBody::Permission(state)) => {
+                let status = DomRoot::from_ref(&*status);
+                set_state(&status, state);
+                promise.resolve_native(cx, &status)
+            },
+            #[cfg(feature = "webcrypto")]
+            (Answer::Keys(answer), ReplyBody::Keys(reply)) => {
+                answer.resolve(cx, global, promise, reply)
+            },
+            (answer, _) => answer.fail(cx, global, promise, unexpected_reply()),
+        }
+    }
+
+    /// Settles a promise whose request has failed.
+    fn fail(
+        self,
+        cx: &mut JSContext,
+        global: &GlobalScope,
+        promise: &RootedPromise,
+        error: TokenError,
+    ) {
+        match self {
+            // Who cannot ask has no permission.
+            Answer::Permission(status) => {
+                let status = DomRoot::from_ref(&*status);
+                promise.resolve_native(cx, &status)
+            },
+            #[cfg(feature = "webcrypto")]
+            Answer::Keys(answer) => {
+                let mut realm = enter_auto_realm(cx, global);
+                answer.fail(&mut realm.current_realm(), global, promise, error)
+            },
+            _ => reject(cx, global, promise, error),
+        }
+    }
+
+    /// What is closed can be closed once more, and nothing else.
+    pub(crate) fn settle_closed(
+        self,
+        cx: &mut JSContext,
+        global: &GlobalScope,
+        promise: &RootedPromise,
+        error: TokenError,
+    ) {
+        match self {
+            Answer::SecureElement(SecureElementAnswer::Done) => promise.resolve_native(cx, &()),
+            answer => answer.fail(cx, global, promise, error),
         }
     }
 }
@@ -109,8 +247,10 @@ struct WaitingRequest {
     deadline: Option<Instant>,
 }
 
+#[derive(Default)]
 enum State {
     /// Not opened yet, or closed since. The next request opens it.
+    #[default]
     Closed,
     /// The parent has been asked for it.
     Opening,
@@ -124,7 +264,7 @@ const MAX_IN_FLIGHT: usize = 64;
 const MAX_BYTES_IN_FLIGHT: usize = 128 * 1024;
 
 /// The document's end of its port.
-#[derive(JSTraceable, MallocSizeOf)]
+#[derive(Default, JSTraceable, MallocSizeOf)]
 #[cfg_attr(crown, crown::unrooted_must_root_lint::must_root)]
 pub(crate) struct TokenPortClient {
     #[no_trace]
@@ -145,18 +285,6 @@ pub(crate) struct TokenPortClient {
 }
 
 impl TokenPortClient {
-    pub(crate) fn new() -> Self {
-        Self {
-            state: RefCell::new(State::Closed),
-            generation: Cell::new(0),
-            next_request: Cell::new(0),
-            pending: Default::default(),
-            waiting: Default::default(),
-            in_flight: Cell::new((0, 0)),
-            timer: Cell::new(None),
-        }
-    }
-
     /// Names the port that objects which are made now belong to.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.get()
@@ -172,45 +300,46 @@ impl TokenPortClient {
     pub(crate) fn request(
         &self,
         cx: &mut JSContext,
-        manager: &SecureElementManager,
+        global: &GlobalScope,
         promise: &RootedPromise,
         generation: Option<u64>,
         body: RequestBody,
         answer: Answer,
     ) {
+        // Workers that can outlive a document have none whose port they could share.
+        if !global.is::<Window>() && !global.is::<DedicatedWorkerGlobalScope>() {
+            return answer.fail(cx, global, promise, no_document());
+        }
         // A document that has gone has nothing open, and gets no port.
-        if !is_fully_active(manager) {
-            return settle_closed(cx, manager, promise, answer, document_gone());
+        if !is_active(global) {
+            return answer.settle_closed(cx, global, promise, document_gone());
         }
         // The broker's ids mean something within one port only: what belongs to an older one is closed.
-        // So does everything once the manager has been shut down.
-        if generation.is_some_and(|generation| generation != self.generation.get()) ||
-            (generation.is_some() && manager.is_shut_down())
-        {
-            return settle_closed(cx, manager, promise, answer, closed());
+        if generation.is_some_and(|generation| generation != self.generation.get()) {
+            return answer.settle_closed(cx, global, promise, closed());
         }
-        self.enqueue(manager, Some(promise.to_traced()), body, answer);
-        self.send_waiting(cx, manager);
+        self.enqueue(global, Some(promise.to_traced()), body, answer);
+        self.send_waiting(cx, global);
         // Unless it has been sent, the last one that waits is this one.
         let deadline = self
             .waiting
             .borrow()
             .back()
             .and_then(|request| request.deadline);
-        self.set_timer(manager, deadline);
+        self.set_timer(global, deadline);
     }
 
-    /// Asks to be told about elements that come and go.
-    pub(crate) fn watch_elements(&self, manager: &SecureElementManager) {
-        self.enqueue(manager, None, RequestBody::WatchElements, Answer::Done);
+    /// Asks to be told about what comes and goes.
+    pub(crate) fn watch(&self, global: &GlobalScope, body: RequestBody) {
+        self.enqueue(global, None, body, Answer::Nothing);
         // Nothing can fail that a page would have to learn of.
-        let guard = self.guard(manager);
+        let guard = self.guard(global);
         guard.send_waiting();
     }
 
     fn enqueue(
         &self,
-        manager: &SecureElementManager,
+        global: &GlobalScope,
         promise: Option<TracedPromise>,
         body: RequestBody,
         answer: Answer,
@@ -234,12 +363,12 @@ impl TokenPortClient {
                 is_second_attempt: false,
             },
         );
-        self.wait_to_be_sent(manager, id, body, deadline);
+        self.wait_to_be_sent(global, id, body, deadline);
     }
 
     fn wait_to_be_sent(
         &self,
-        manager: &SecureElementManager,
+        global: &GlobalScope,
         id: u64,
         body: RequestBody,
         deadline: Option<Instant>,
@@ -249,12 +378,12 @@ impl TokenPortClient {
             .push_back(WaitingRequest { id, body, deadline });
         if matches!(*self.state.borrow(), State::Closed) {
             self.state.replace(State::Opening);
-            self.open(manager);
+            self.open(global);
         }
     }
 
     /// Sends what there is room for.
-    fn send_waiting(&self, cx: &mut JSContext, manager: &SecureElementManager) {
+    fn send_waiting(&self, cx: &mut JSContext, global: &GlobalScope) {
         if !matches!(*self.state.borrow(), State::Open(_)) {
             return;
         }
@@ -280,7 +409,7 @@ impl TokenPortClient {
             };
             let Ok(frame) = Frame::encode(&message) else {
                 let error = TokenError::new(ErrorKind::InvalidValue, "The request is too long.");
-                self.reject_pending(cx, manager, request.id, error);
+                self.reject_pending(cx, global, request.id, error);
                 continue;
             };
             let length = frame.encoded_length();
@@ -297,7 +426,7 @@ impl TokenPortClient {
             };
             if !sent {
                 // The guard of the message route rejects what is pending; it may already be on its way.
-                return self.guard(manager).close(connection_lost());
+                return self.guard(global).close(connection_lost());
             }
             if let Some(pending) = self.pending.borrow_mut().get_mut(&request.id) {
                 pending.sent = Some(length);
@@ -307,7 +436,7 @@ impl TokenPortClient {
     }
 
     /// Sees to it that a request which waits to be sent is rejected in time. Those that have been sent are the broker's.
-    fn set_timer(&self, manager: &SecureElementManager, deadline: Option<Instant>) {
+    fn set_timer(&self, global: &GlobalScope, deadline: Option<Instant>) {
         let Some(deadline) = deadline else {
             return;
         };
@@ -315,21 +444,21 @@ impl TokenPortClient {
             return;
         }
         self.timer.set(Some(deadline));
-        let task_source = self.task_source(manager);
-        let trusted = Trusted::new(manager);
-        manager.global().schedule_timer(TimerEventRequest {
+        let task_source = self.task_source(global);
+        let trusted = Trusted::new(global);
+        global.schedule_timer(TimerEventRequest {
             callback: Box::new(move || {
-                let manager = trusted.clone();
+                let global = trusted.clone();
                 task_source.queue(task!(token_port_timer: move |cx| {
-                    let manager = manager.root();
-                    manager.port().expire(cx, &manager);
+                    let global = global.root();
+                    global.tokens().port().expire(cx, &global);
                 }));
             }),
             duration: deadline.saturating_duration_since(Instant::now()),
         });
     }
 
-    fn expire(&self, cx: &mut JSContext, manager: &SecureElementManager) {
+    fn expire(&self, cx: &mut JSContext, global: &GlobalScope) {
         self.timer.set(None);
         let now = Instant::now();
         let mut expired = Vec::new();
@@ -345,18 +474,18 @@ impl TokenPortClient {
                 ErrorKind::Io,
                 "The time was over before the command could be sent.",
             );
-            self.reject_pending(cx, manager, id, error);
+            self.reject_pending(cx, global, id, error);
         }
         let waiting = self.waiting.borrow();
         let next = waiting.iter().filter_map(|request| request.deadline).min();
         drop(waiting);
-        self.set_timer(manager, next);
+        self.set_timer(global, next);
     }
 
     fn reject_pending(
         &self,
         cx: &mut JSContext,
-        manager: &SecureElementManager,
+        global: &GlobalScope,
         id: u64,
         error: TokenError,
     ) {
@@ -368,30 +497,28 @@ impl TokenPortClient {
         }) = pending
         {
             let promise = promise.root(cx);
-            fail(cx, manager, &promise, answer, error);
+            answer.fail(cx, global, &promise, error);
         }
     }
 
-    fn task_source(&self, manager: &SecureElementManager) -> SendableTaskSource {
-        manager
-            .global()
+    fn task_source(&self, global: &GlobalScope) -> SendableTaskSource {
+        global
             .task_manager()
             .dom_manipulation_task_source()
             .to_sendable()
     }
 
-    fn guard(&self, manager: &SecureElementManager) -> PortGuard {
+    fn guard(&self, global: &GlobalScope) -> PortGuard {
         PortGuard {
-            manager: Some(Trusted::new(manager)),
+            global: Some(Trusted::new(global)),
             generation: self.generation.get(),
-            task_source: self.task_source(manager),
+            task_source: self.task_source(global),
         }
     }
 
     /// Asks the parent for a port. A document states its origin; the parent verifies it.
-    fn open(&self, manager: &SecureElementManager) {
-        let global = manager.global();
-        let mut guard = Some(self.guard(manager));
+    fn open(&self, global: &GlobalScope) {
+        let mut guard = Some(self.guard(global));
         let callback =
             GenericCallback::new(move |response: Result<Result<TokenPort, TokenError>, _>| {
                 let Some(guard) = guard.take() else {
@@ -408,20 +535,23 @@ impl TokenPortClient {
                 .script_to_constellation_chan()
                 .send(ScriptToConstellationMessage::OpenTokenPort(
                     global.origin().immutable().clone(),
-                    global.as_window().Document().own_features(),
+                    global.token_features(),
+                    global
+                        .downcast::<WorkerGlobalScope>()
+                        .map(|worker| worker.worker_id()),
                     callback,
                 ))
                 .is_ok()
         });
         if !sent {
-            self.guard(manager).close(connection_lost());
+            self.guard(global).close(connection_lost());
         }
     }
 
     fn handle_opened(
         &self,
         cx: &mut JSContext,
-        manager: &SecureElementManager,
+        global: &GlobalScope,
         generation: u64,
         port: TokenPort,
     ) {
@@ -429,7 +559,7 @@ impl TokenPortClient {
             return;
         }
 
-        let guard = self.guard(manager);
+        let guard = self.guard(global);
         ROUTER.add_typed_route(
             port.messages,
             Box::new(move |frame| {
@@ -440,13 +570,13 @@ impl TokenPortClient {
         );
         // If the broker is gone already, the route above says so.
         self.state.replace(State::Open(port.requests));
-        self.send_waiting(cx, manager);
+        self.send_waiting(cx, global);
     }
 
     fn handle_message(
         &self,
         cx: &mut JSContext,
-        manager: &SecureElementManager,
+        global: &GlobalScope,
         generation: u64,
         frame: Frame,
     ) {
@@ -455,12 +585,22 @@ impl TokenPortClient {
         }
         let (request, result) = match frame.decode() {
             Ok(PortMessage::Reply { request, result }) => (request, result),
-            Ok(PortMessage::Element(info)) => return manager.element_changed(cx, info),
-            // Nobody has asked for those here.
-            Ok(PortMessage::Token(_)) => return,
+            Ok(PortMessage::Element(info)) => {
+                if let Some(manager) = global.tokens().secure_element_manager.get() {
+                    manager.element_changed(cx, info);
+                }
+                return;
+            },
+            Ok(PortMessage::Token(_info)) => {
+                #[cfg(feature = "webcrypto")]
+                if let Some(keys) = global.tokens().crypto_keys.get() {
+                    keys.token_changed(cx, _info);
+                }
+                return;
+            },
             Err(_) => {
                 warn!("The token broker sent a message that is none.");
-                return self.handle_closed(cx, manager, generation, connection_lost());
+                return self.handle_closed(cx, global, generation, connection_lost());
             },
         };
         let Some(pending) = self.pending.borrow_mut().remove(&request.0) else {
@@ -473,23 +613,23 @@ impl TokenPortClient {
         if let Some(promise) = pending.promise {
             let promise = promise.root(cx);
             match result {
-                Ok(body) => resolve(cx, manager, &promise, pending.answer, body),
+                Ok(body) => pending.answer.resolve(cx, global, &promise, body),
                 Err(error) => {
-                    fail(cx, manager, &promise, pending.answer, error.clone());
+                    pending.answer.fail(cx, global, &promise, error.clone());
                     if error.kind == ErrorKind::NotAllowed {
-                        warn_author(cx, manager, &error);
+                        warn_author(cx, global, &error);
                     }
                 },
             }
         }
-        self.send_waiting(cx, manager);
+        self.send_waiting(cx, global);
     }
 
     /// Rejects everything that is pending. The next request opens a new port.
     fn handle_closed(
         &self,
         cx: &mut JSContext,
-        manager: &SecureElementManager,
+        global: &GlobalScope,
         generation: u64,
         error: TokenError,
     ) {
@@ -497,22 +637,22 @@ impl TokenPortClient {
             return;
         }
         let was_open = matches!(*self.state.borrow(), State::Open(_));
-        let is_active = is_fully_active(manager);
+        let is_active = is_active(global);
         // The broker may have ended just before.
         let error = if is_active { error } else { document_gone() };
-        self.reject_all(cx, manager, error, was_open && is_active);
+        self.reject_all(cx, global, error, was_open && is_active);
         // A port that could not even be opened is not asked for again without a page's request.
         if was_open && is_active {
-            manager.watch_again();
+            global.tokens().watch_again();
         }
     }
 
     /// Closes the port, because the document goes. Returns whether there was one.
-    pub(crate) fn close(&self, cx: &mut JSContext, manager: &SecureElementManager) -> bool {
+    pub(crate) fn close(&self, cx: &mut JSContext, global: &GlobalScope) -> bool {
         if self.is_closed() {
             return false;
         }
-        self.reject_all(cx, manager, document_gone(), false);
+        self.reject_all(cx, global, document_gone(), false);
         true
     }
 
@@ -520,7 +660,7 @@ impl TokenPortClient {
     fn reject_all(
         &self,
         cx: &mut JSContext,
-        manager: &SecureElementManager,
+        global: &GlobalScope,
         error: TokenError,
         again: bool,
     ) {
@@ -528,10 +668,10 @@ impl TokenPortClient {
         self.state.replace(State::Closed);
         self.waiting.borrow_mut().clear();
         self.in_flight.set((0, 0));
-        manager.forget_readers();
+        global.tokens().port_closed();
         let is_query = |request: &PendingRequest| matches!(request.answer, Answer::Permission(..));
         if error.kind == ErrorKind::NotAllowed && !self.pending.borrow().values().all(is_query) {
-            warn_author(cx, manager, &error);
+            warn_author(cx, global, &error);
         }
         // Each stays where it is traced until it is its turn.
         let mut ids: Vec<u64> = self.pending.borrow().keys().copied().collect();
@@ -548,8 +688,8 @@ impl TokenPortClient {
             };
             drop(pending);
             match request_again {
-                Some(body) => self.wait_to_be_sent(manager, id, body, None),
-                None => self.reject_pending(cx, manager, id, error.clone()),
+                Some(body) => self.wait_to_be_sent(global, id, body, None),
+                None => self.reject_pending(cx, global, id, error.clone()),
             }
         }
     }
@@ -562,8 +702,20 @@ fn connection_lost() -> TokenError {
     )
 }
 
-fn is_fully_active(manager: &SecureElementManager) -> bool {
-    manager.global().as_window().Document().is_fully_active()
+fn is_active(global: &GlobalScope) -> bool {
+    match global.downcast::<Window>() {
+        Some(window) => window.Document().is_fully_active(),
+        None => global
+            .downcast::<WorkerGlobalScope>()
+            .is_some_and(|worker| !worker.is_closing()),
+    }
+}
+
+fn no_document() -> TokenError {
+    TokenError::new(
+        ErrorKind::NotAllowed,
+        "Tokens are available to documents and to their dedicated workers.",
+    )
 }
 
 fn document_gone() -> TokenError {
@@ -573,14 +725,14 @@ fn document_gone() -> TokenError {
     )
 }
 
-fn closed() -> TokenError {
+pub(crate) fn closed() -> TokenError {
     TokenError::new(
         ErrorKind::Closed,
         "The connection to the token broker that this belonged to is closed. Ask for the readers again to start over.",
     )
 }
 
-fn unexpected_reply() -> TokenError {
+pub(crate) fn unexpected_reply() -> TokenError {
     TokenError::new(
         ErrorKind::Unknown,
         "The token broker gave an unexpected reply.",
@@ -590,7 +742,7 @@ fn unexpected_reply() -> TokenError {
 /// Carries what happens to a port to the script thread. Dropped, as the router does with the handlers of a channel
 /// that closes, it says that the port has closed.
 struct PortGuard {
-    manager: Option<Trusted<SecureElementManager>>,
+    global: Option<Trusted<GlobalScope>>,
     generation: u64,
     task_source: SendableTaskSource,
 }
@@ -598,29 +750,29 @@ struct PortGuard {
 impl PortGuard {
     fn opened(mut self, port: TokenPort) {
         let generation = self.generation;
-        if let Some(manager) = self.manager.take() {
+        if let Some(global) = self.global.take() {
             self.task_source.queue(task!(token_port_opened: move |cx| {
-                let manager = manager.root();
-                manager.port().handle_opened(cx, &manager, generation, port);
+                let global = global.root();
+                global.tokens().port().handle_opened(cx, &global, generation, port);
             }));
         }
     }
 
     fn send_waiting(mut self) {
-        if let Some(manager) = self.manager.take() {
+        if let Some(global) = self.global.take() {
             self.task_source.queue(task!(token_port_send: move |cx| {
-                let manager = manager.root();
-                manager.port().send_waiting(cx, &manager);
+                let global = global.root();
+                global.tokens().port().send_waiting(cx, &global);
             }));
         }
     }
 
     fn message(&self, frame: Frame) {
         let generation = self.generation;
-        if let Some(manager) = self.manager.clone() {
+        if let Some(global) = self.global.clone() {
             self.task_source.queue(task!(token_port_message: move |cx| {
-                let manager = manager.root();
-                manager.port().handle_message(cx, &manager, generation, frame);
+                let global = global.root();
+                global.tokens().port().handle_message(cx, &global, generation, frame);
             }));
         }
     }
@@ -631,10 +783,10 @@ impl PortGuard {
 
     fn close_with(&mut self, error: TokenError) {
         let generation = self.generation;
-        if let Some(manager) = self.manager.take() {
+        if let Some(global) = self.global.take() {
             self.task_source.queue(task!(token_port_closed: move |cx| {
-                let manager = manager.root();
-                manager.port().handle_closed(cx, &manager, generation, error);
+                let global = global.root();
+                global.tokens().port().handle_closed(cx, &global, generation, error);
             }));
         }
     }
@@ -647,58 +799,17 @@ impl Drop for PortGuard {
 }
 
 /// The page may swallow the error; its author should still learn why there are no tokens.
-fn warn_author(cx: &mut JSContext, manager: &SecureElementManager, error: &TokenError) {
-    Console::internal_warn(cx, &manager.global(), error.message.clone());
-}
-
-/// Rejects what the document's own permissions policy forbids it.
-pub(crate) fn refuse_by_own_policy(
-    cx: &mut JSContext,
-    manager: &SecureElementManager,
-    promise: &Promise,
-) {
-    let error = TokenError::new(
-        ErrorKind::NotAllowed,
-        "The document's Permissions-Policy header keeps secure elements from it.",
-    );
-    warn_author(cx, manager, &error);
-    reject(cx, &manager.global(), promise, error);
-}
-
-/// Settles a promise whose request has failed.
-fn fail(
-    cx: &mut JSContext,
-    manager: &SecureElementManager,
-    promise: &Promise,
-    answer: Answer,
-    error: TokenError,
-) {
-    match answer {
-        // Who cannot ask has no permission.
-        Answer::Permission(status) => {
-            let status = DomRoot::from_ref(&*status);
-            promise.resolve_native(cx, &status)
-        },
-        _ => reject(cx, &manager.global(), promise, error),
-    }
-}
-
-/// What is closed can be closed once more, and nothing else.
-fn settle_closed(
-    cx: &mut JSContext,
-    manager: &SecureElementManager,
-    promise: &Promise,
-    answer: Answer,
-    error: TokenError,
-) {
-    match answer {
-        Answer::Done => promise.resolve_native(cx, &()),
-        answer => fail(cx, manager, promise, answer, error),
-    }
+pub(crate) fn warn_author(cx: &mut JSContext, global: &GlobalScope, error: &TokenError) {
+    Console::internal_warn(cx, global, error.message.clone());
 }
 
 /// Rejects with a `DOMException` whose name is the one that the specification gives the error.
-fn reject(cx: &mut JSContext, global: &GlobalScope, promise: &Promise, error: TokenError) {
+pub(crate) fn reject(
+    cx: &mut JSContext,
+    global: &GlobalScope,
+    promise: &Promise,
+    error: TokenError,
+) {
     let exception = DOMException::Constructor(
         cx,
         global,
@@ -709,70 +820,5 @@ fn reject(cx: &mut JSContext, global: &GlobalScope, promise: &Promise, error: To
     match exception {
         Ok(exception) => promise.reject_native(cx, &exception),
         Err(error) => promise.reject_error(cx, error),
-    }
-}
-
-/// Makes the reply into what the promise was for.
-fn resolve(
-    cx: &mut JSContext,
-    manager: &SecureElementManager,
-    promise: &Promise,
-    answer: Answer,
-    body: ReplyBody,
-) {
-    let global = manager.global();
-    let mut realm = enter_auto_realm(cx, &*global);
-    let cx: &mut JSContext = &mut realm.current_realm();
-
-    // Each arm roots what the answer holds before anything can collect garbage.
-    match (answer, body) {
-        (Answer::Readers, ReplyBody::Readers(readers)) => {
-            let readers: Vec<_> = readers
-                .into_iter()
-                .map(|info| manager.reader(cx, info))
-                .collect();
-            promise.resolve_native(cx, &readers);
-        },
-        (Answer::Session(reader), ReplyBody::Session(info)) => {
-            let reader = DomRoot::from_ref(&*reader);
-            let session = Session::new(cx, &global, &reader, info);
-            promise.resolve_native(cx, &session);
-        },
-        (Answer::Channel(session, channel_type), ReplyBody::Channel(info)) => {
-            let session = DomRoot::from_ref(&*session);
-            let channel = Channel::new(cx, &global, &session, channel_type, info);
-            promise.resolve_native(cx, &channel);
-        },
-        (Answer::Response(channel), ReplyBody::Response(raw)) => {
-            let channel = DomRoot::from_ref(&*channel);
-            match SEResponse::new(cx, &global, Some(&channel), &raw) {
-                Some(response) => promise.resolve_native(cx, &response),
-                None => reject(cx, &global, promise, unexpected_reply()),
-            }
-        },
-        (Answer::Selected(channel), ReplyBody::Response(raw)) => {
-            let channel = DomRoot::from_ref(&*channel);
-            match SEResponse::new(cx, &global, Some(&channel), &raw) {
-                Some(response) => {
-                    channel.set_open_response(&response);
-                    promise.resolve_native(cx, &response)
-                },
-                None => reject(cx, &global, promise, unexpected_reply()),
-            }
-        },
-        (Answer::Raw, ReplyBody::Response(raw)) => {
-            rooted!(&in(cx) let mut array = ptr::null_mut::<JSObject>());
-            match create_buffer_source::<Uint8>(cx, &raw, array.handle_mut()) {
-                Ok(array) => promise.resolve_native(cx, &array),
-                Err(()) => promise.reject_error(cx, Error::JSFailed),
-            }
-        },
-        (Answer::Done | Answer::Reset, ReplyBody::Done) => promise.resolve_native(cx, &()),
-        (Answer::Permission(status), ReplyBody::Permission(state)) => {
-            let status = DomRoot::from_ref(&*status);
-            set_state(&status, state);
-            promise.resolve_native(cx, &status)
-        },
-        _ => reject(cx, &global, promise, unexpected_reply()),
     }
 }
