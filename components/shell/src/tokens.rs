@@ -266,6 +266,7 @@ pub fn preferences() -> Preferences {
     // Without the patches on the engine there is no such preference, and this does not compile.
     Preferences {
         dom_secure_element_enabled: true,
+        dom_token_keys_enabled: true,
         // Pages can ask whether they have the permission for tokens.
         dom_permissions_enabled: true,
         ..Preferences::default()
