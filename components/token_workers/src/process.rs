@@ -6,6 +6,7 @@
 //! and serves.
 
 use std::io;
+use std::sync::mpsc;
 
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use rustix::process::Signal;
@@ -29,14 +30,18 @@ pub struct Lifeline(IpcReceiver<()>);
 impl Lifeline {
     /// Starts the thread that ends this process with the main process, even while the serving thread hangs in a device.
     pub fn watch(self) -> io::Result<()> {
+        let (ready, is_ready) = mpsc::channel();
         std::thread::Builder::new()
             .name("lifeline".into())
             .spawn(move || {
+                // Without anybody who waits for it, this process ends already.
+                let _ = ready.send(());
                 // Nothing is ever sent, so the only outcome is that the channel has closed.
                 let _ = self.0.recv();
                 end();
             })?;
-        Ok(())
+        // The first steps of a thread wait for libraries that are being loaded, and a module may hang there.
+        is_ready.recv().map_err(io::Error::other)
     }
 }
 
