@@ -31,6 +31,9 @@ use crate::store::{self, Remembered, Store, Writer};
 /// How many frames of one peer are taken before others have their turn.
 const FRAMES_PER_TURN: usize = 16;
 
+/// How many frames of the documents of one event loop are taken before others have their turn.
+const FRAMES_OF_EVENT_LOOP_PER_TURN: usize = 32;
+
 /// How many peers are looked at in one turn.
 const EVENTS_PER_TURN: usize = 64;
 
@@ -98,6 +101,8 @@ struct EventLoop {
     ids: HashMap<Source, u64>,
     next_id: u64,
     max_peers: u64,
+    /// How many frames of which event loops have been taken in this turn.
+    taken: HashMap<u64, usize>,
     buffer: Vec<u8>,
 }
 
@@ -140,6 +145,7 @@ impl EventLoop {
             ids: HashMap::new(),
             next_id: 1,
             max_peers,
+            taken: HashMap::new(),
             buffer: vec![0; MAX_PACKET_LENGTH],
         })
     }
@@ -157,6 +163,7 @@ impl EventLoop {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+        self.taken.clear();
         for event in events {
             let id = event.data.u64();
             let result = if id == CONTROL {
@@ -353,6 +360,14 @@ impl EventLoop {
                 break;
             };
             let source = peer.source;
+            if let Some(event_loop) = peer.event_loop {
+                let taken = self.taken.entry(event_loop).or_default();
+                // What is left is there in the next turn.
+                if *taken >= FRAMES_OF_EVENT_LOOP_PER_TURN {
+                    break;
+                }
+                *taken += 1;
+            }
             let input = match (source, peer.wire.receive(&mut self.buffer)) {
                 (_, Received::Nothing) => break,
                 (Source::Port(port), Received::Frame(frame)) => Input::PortFrame(port, frame),

@@ -35,6 +35,7 @@ use token_workers::protocol::{
     Connected, Protocol, ReplyBody as WorkerReply, RequestBody as WorkerBody, WorkerMessage,
     WorkerRequest,
 };
+use token_workers::sandbox::{self, Kind};
 
 /// What a hostile broker does to the main process.
 const BROKERS: [&str; 12] = [
@@ -53,7 +54,7 @@ const BROKERS: [&str; 12] = [
 ];
 
 /// What a hostile worker does to the broker, when it is to carry a command.
-const WORKERS: [&str; 13] = [
+const WORKERS: [&str; 14] = [
     "sends bytes",
     "sends frames that are no messages",
     "announces a message of 2^60 bytes",
@@ -67,6 +68,7 @@ const WORKERS: [&str; 13] = [
     "answers twice",
     "says that it watches readers",
     "does not answer",
+    "takes all the memory that it can",
 ];
 
 /// What a stranger does at the meeting place.
@@ -225,7 +227,7 @@ fn main_process(manner: &str) {
         asked.elapsed() < Duration::from_millis(500),
         "the caller waits"
     );
-    port.recv_timeout(LIMIT).expect("an outcome").ok();
+    let port: Result<(), _> = port.recv_timeout(LIMIT).expect("an outcome");
     let overview = overview.recv_timeout(LIMIT);
     assert_ne!(overview, Err(RecvTimeoutError::Timeout));
     let after = Taken::now();
@@ -240,6 +242,11 @@ fn main_process(manner: &str) {
     fs::remove_file(folder.path().join("hostile")).expect("a file");
     let mut page = wait_for("a port", || try_open_page(&client, ORIGIN).ok());
     assert_eq!(page.readers().len(), 1);
+    let outcome = match port {
+        Ok(()) => "documents get ports; another broker serves the next ones",
+        Err(_) => "documents get an error in time; another broker serves the next ones",
+    };
+    threat_model::outcome("broker", manner, outcome);
 }
 
 /// Reports, and then does harm until it is killed.
@@ -399,11 +406,18 @@ fn a_hostile_worker(manner: &str) {
     if manner == "floods" {
         assert!(taken < Duration::from_millis(500), "the time was over");
     }
-    match manner {
+    let outcome = match reply {
         // What it answers is its own affair: the card could have said it.
-        "answers twice" => assert_eq!(reply, Ok(ReplyBody::Response(vec![0x90, 0x00]))),
-        _ => assert_eq!(kind(reply), ErrorKind::Io),
-    }
+        Ok(reply) => {
+            assert_eq!(reply, ReplyBody::Response(vec![0x90, 0x00]));
+            "the command gets its first answer"
+        }
+        Err(error) => {
+            assert_eq!(error.kind, ErrorKind::Io);
+            "the command fails in time"
+        }
+    };
+    assert_eq!(manner == "answers twice", outcome.contains("first"));
     // The same broker serves others meanwhile, and still serves this one.
     for page in [&mut other, &mut page] {
         for _ in 0..10 {
@@ -429,6 +443,9 @@ fn a_hostile_worker(manner: &str) {
         let expected = ReplyBody::Response([&b"good"[..], &[0x90, 0x00]].concat());
         (page.ask(echo) == Ok(expected)).then_some(())
     });
+    let outcome =
+        format!("{outcome}; other documents are served meanwhile; another worker takes its place");
+    threat_model::outcome("card's worker", manner, &outcome);
 }
 
 /// Is a card that opens channels and selects whatever is asked for, and does harm with any other command.
@@ -438,6 +455,10 @@ fn hostile_worker(manner: &str, token: &str) -> io::Result<()> {
         replies,
         lifeline,
     } = process::connect::<Frame, Frame>(token.to_owned())?.report()?;
+    if manner.starts_with("takes all") {
+        // Only the sandbox stands between it and the machine.
+        sandbox::lock_down(Kind::VirtualCard).map_err(io::Error::other)?;
+    }
     lifeline.watch()?;
     let kind: WorkerKind = requests
         .recv()
@@ -492,6 +513,10 @@ fn hostile_worker(manner: &str, token: &str) -> io::Result<()> {
                 }
                 "says that it watches readers" => send(WorkerMessage::Readers(Vec::new())),
                 "does not answer" => thread::park(),
+                // Until there is none, which ends it.
+                "takes all the memory that it can" => loop {
+                    std::mem::forget(Vec::<u8>::with_capacity(1 << 20));
+                },
                 _ => send_harm(manner, &replies)?,
             },
         }
@@ -517,6 +542,11 @@ fn a_stranger(manner: &str) {
     assert_eq!(page.readers().len(), 1);
     let channel = page.open_echo();
     page.assert_echoes(channel, b"the right one");
+    threat_model::outcome(
+        "stranger",
+        &format!("{manner}, where a token process is to report"),
+        "nobody listens; the right process serves",
+    );
 }
 
 /// Connects, says so, and is there for a while.

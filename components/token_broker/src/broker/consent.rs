@@ -18,7 +18,7 @@ const PROMPT_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long the main process may take to say whether the user has just done something.
 const ACTIVATION_LIMIT: Duration = Duration::from_secs(5);
 
-/// About how many calls of one document the main process is asked at the same time.
+/// About how many calls of the documents of one event loop the main process is asked at the same time.
 const MAX_QUESTIONS: usize = 16;
 
 const NO_ACTIVATION: &str = "this site has not been allowed to use that applet, and the user can be asked only just after \
@@ -27,6 +27,9 @@ const NO_ACTIVATION: &str = "this site has not been allowed to use that applet, 
 /// Something that the user is asked, or is about to be.
 #[derive(Debug)]
 pub(super) struct Prompt {
+    /// Who has caused it, and in which event loop that is.
+    port: PortId,
+    event_loop: u64,
     party: Party,
     webview: u64,
     /// When it ends by itself.
@@ -49,7 +52,7 @@ enum Stage {
 enum Wanted {
     /// One of these readers, as they were shown, for these calls of `getReaders()`.
     Reader {
-        waiting: Vec<Ticket>,
+        waiting: VecDeque<Ticket>,
         offered: Vec<(ReaderKey, PromptReader)>,
     },
     /// The application that the card has selected, for this channel. `None` if the card does not name it.
@@ -61,15 +64,6 @@ enum Wanted {
 }
 
 impl Prompt {
-    /// Whether the main process is asked about a call of that document.
-    fn is_question_of(&self, port: PortId) -> bool {
-        self.stage == Stage::Activation
-            && match &self.wanted {
-                Wanted::Reader { waiting, .. } => waiting.iter().any(|ticket| ticket.port == port),
-                Wanted::Applet { opening, .. } => opening.ticket.port == port,
-            }
-    }
-
     /// Whether a monitor is needed for it.
     pub(super) fn needs_readers(&self) -> bool {
         matches!(self.wanted, Wanted::Reader { .. }) && self.stage != Stage::Activation
@@ -77,14 +71,16 @@ impl Prompt {
 }
 
 impl Broker {
-    fn add_prompt(&mut self, port: PortId, stage: Stage, wanted: Wanted, until: Instant) {
-        let Some(port) = self.ports.get(&port) else {
+    fn add_prompt(&mut self, port_id: PortId, stage: Stage, wanted: Wanted, until: Instant) {
+        let Some(port) = self.ports.get(&port_id) else {
             return;
         };
         let id = PromptId(self.next_prompt);
         self.next_prompt += 1;
         let webview = port.identity.webview;
         let prompt = Prompt {
+            port: port_id,
+            event_loop: port.identity.event_loop,
             party: port.party.clone(),
             webview,
             deadline: until,
@@ -108,25 +104,27 @@ impl Broker {
                 && prompt.webview == port.identity.webview
                 && prompt.stage != Stage::Activation
             {
-                return waiting.push(ticket);
+                return waiting.push_back(ticket);
             }
         }
-        if self.questions(ticket.port) >= MAX_QUESTIONS {
-            // The answer to the last of them is the same, almost always.
-            let last = self.prompts.values_mut().rev().find_map(|prompt| {
-                let is_of_port = prompt.is_question_of(ticket.port);
-                match &mut prompt.wanted {
-                    Wanted::Reader { waiting, .. } if is_of_port => Some(waiting),
-                    _ => None,
+        if self.has_too_many_questions(ticket.port) {
+            // The answer to the last one of the document is the same, almost always.
+            let mut questions = self.prompts.values_mut().rev();
+            let last = questions.find_map(|prompt| match &mut prompt.wanted {
+                Wanted::Reader { waiting, .. }
+                    if prompt.stage == Stage::Activation && prompt.port == ticket.port =>
+                {
+                    Some(waiting)
                 }
+                _ => None,
             });
             return match last {
-                Some(waiting) => waiting.push(ticket),
+                Some(waiting) => waiting.push_back(ticket),
                 None => self.answer_readers(ticket),
             };
         }
         let wanted = Wanted::Reader {
-            waiting: vec![ticket],
+            waiting: [ticket].into(),
             offered: Vec::new(),
         };
         self.add_prompt(
@@ -137,14 +135,17 @@ impl Broker {
         );
     }
 
-    fn questions(&self, port: PortId) -> usize {
-        let prompts = self.prompts.values();
-        prompts.filter(|prompt| prompt.is_question_of(port)).count()
+    fn has_too_many_questions(&self, port: PortId) -> bool {
+        let event_loop = self.ports.get(&port).map(|port| port.identity.event_loop);
+        let is_question = |prompt: &&Prompt| {
+            prompt.stage == Stage::Activation && Some(prompt.event_loop) == event_loop
+        };
+        self.prompts.values().filter(is_question).count() >= MAX_QUESTIONS
     }
 
     /// Asks, before SELECT, whether the user could be asked about what it finds.
     pub(super) fn ask_for_activation(&mut self, reader: ReaderKey, opening: Opening, now: Instant) {
-        if self.questions(opening.ticket.port) >= MAX_QUESTIONS {
+        if self.has_too_many_questions(opening.ticket.port) {
             return self.refuse(opening.ticket, ErrorKind::Security, NO_ACTIVATION);
         }
         let wanted = Wanted::Applet {
@@ -328,8 +329,10 @@ impl Broker {
                     self.note(&party.origin, "", None, "readers refused by the user", now);
                 }
                 self.answer_waiting(waiting);
-                // Other documents of the party see it too.
-                self.tell_elements();
+                if chosen.is_some() {
+                    // Other documents of the party see it too.
+                    self.tell_elements();
+                }
                 self.want_monitor(now);
             }
             Wanted::Applet {
@@ -460,7 +463,10 @@ impl Broker {
         for (id, prompt) in &mut self.prompts {
             match &mut prompt.wanted {
                 Wanted::Reader { waiting, offered } => {
-                    waiting.retain(is_asked);
+                    // Others behind the first that still waits may not, but there may be very many.
+                    while waiting.front().is_some_and(|ticket| !is_asked(ticket)) {
+                        waiting.pop_front();
+                    }
                     if waiting.is_empty() {
                         over.push(*id);
                     } else if prompt.stage == Stage::Shown && *offered != readers {

@@ -1056,9 +1056,21 @@ fn a_page_that_asks_again_and_again_does_not_fill_the_way_to_the_main_process() 
     let requests: Vec<RequestId> = (0..200)
         .map(|_| rig.send(port, RequestBody::GetReaders))
         .collect();
-    assert!(rig.activations.len() <= 16, "{}", rig.activations.len());
-    let other = rig.page();
+    let next = rig.page();
+    let of_next = rig.send(next, RequestBody::GetReaders);
+    assert_eq!(rig.names(next, of_next), Some(vec![]));
+    assert_eq!(rig.activations.len(), 16);
+    // Those who share no process with it are asked about.
+    let number = rig.next_port();
+    let other = rig.open_port_as(
+        number,
+        PortIdentity {
+            event_loop: 2,
+            ..identity(ORIGIN)
+        },
+    );
     let of_other = rig.send(other, RequestBody::GetReaders);
+    assert_eq!(rig.activations.len(), 17);
     for (prompt, _) in std::mem::take(&mut rig.activations) {
         rig.input(Input::Activation {
             prompt,

@@ -70,7 +70,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn answer_waiting(&mut self, waiting: Vec<Ticket>) {
+    pub(super) fn answer_waiting(&mut self, waiting: VecDeque<Ticket>) {
         for ticket in waiting {
             self.answer_readers(ticket);
         }

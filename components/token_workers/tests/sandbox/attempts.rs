@@ -743,6 +743,11 @@ pub const ATTEMPTS_OF_STORE: &[Attempt] = &[
     },
 ];
 
+/// What only processes without a store can try.
+pub const ATTEMPTS_OF_OTHERS: &[Attempt] = &[opened("read the store", |place| {
+    open(&place.store().join("program"), libc::O_RDONLY)
+})];
+
 const AT_CWD: u64 = libc::AT_FDCWD as u64;
 const STDOUT: u64 = 1;
 

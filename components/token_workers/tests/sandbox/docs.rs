@@ -15,7 +15,9 @@ use rustix::process::Resource;
 use token_workers::sandbox::Step;
 use token_workers::sandbox::table::{self, Call, Group};
 
-use crate::attempts::{ATTEMPTS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, SOFTWARE_TPM};
+use crate::attempts::{
+    ATTEMPTS, ATTEMPTS_OF_OTHERS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, SOFTWARE_TPM,
+};
 use crate::{KINDS, kind};
 
 /// Stands for the folder that the main process names.
@@ -175,9 +177,17 @@ fn outcome(outcome: Outcome) -> String {
 }
 
 fn attempts() -> String {
+    const OTHERS: &str = "virtual-card";
     let mut text = "| attempt | broker | module-worker | other processes | with the system calls | and without |\n|---|---|---|---|---|---|\n".to_owned();
-    let row = |text: &mut String, attempt: &Attempt, others: &str| {
-        let [broker, module] = ["broker", MODULE].map(|kind| outcome(attempt.outcome(kind)));
+    // With the kinds of processes that can try it.
+    let row = |text: &mut String, attempt: &Attempt, kinds: &[&str]| {
+        let [broker, module, others] = ["broker", MODULE, OTHERS].map(|kind| {
+            if kinds.contains(&kind) {
+                outcome(attempt.outcome(kind))
+            } else {
+                "–".to_owned()
+            }
+        });
         let unfiltered = outcome(attempt.unfiltered);
         let since = match (attempt.without, attempt.since) {
             (Some((Step::Landlock, _)), 2..) => format!(", since Landlock {}", attempt.since),
@@ -204,14 +214,13 @@ fn attempts() -> String {
         );
     };
     for attempt in ATTEMPTS {
-        row(
-            &mut text,
-            attempt,
-            &outcome(attempt.outcome("virtual-card")),
-        );
+        row(&mut text, attempt, &["broker", MODULE, OTHERS]);
     }
     for attempt in ATTEMPTS_OF_STORE {
-        row(&mut text, attempt, "–");
+        row(&mut text, attempt, &["broker", MODULE]);
+    }
+    for attempt in ATTEMPTS_OF_OTHERS {
+        row(&mut text, attempt, &[OTHERS]);
     }
     text
 }

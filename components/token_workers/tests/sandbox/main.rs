@@ -20,7 +20,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::{env, fs};
 
-use attempts::{ATTEMPTS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, Place, SOFTWARE_TPM};
+use attempts::{
+    ATTEMPTS, ATTEMPTS_OF_OTHERS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, Place, SOFTWARE_TPM,
+};
 use landlock::ABI;
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -114,11 +116,55 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
 
+/// Attempts that the threat model has too, by their names here and there.
+const ROWS: [(&str, &str); 11] = [
+    ("read `/etc/passwd`", "reads the user's files"),
+    ("read a key in `~/.ssh`", "reads a key in `~/.ssh`"),
+    ("read the store", "reads the broker's store"),
+    ("write to a file", "writes to the user's files"),
+    ("open a device", "opens a device, a TPM's for example"),
+    ("start a program", "starts a program"),
+    ("trace another process", "traces another process"),
+    (
+        "connect to pcscd's socket, or D-Bus",
+        "connects to pcscd's socket, or to D-Bus",
+    ),
+    (
+        "connect to a server over TCP",
+        "connects to a server on the network",
+    ),
+    ("map executable memory", "makes memory executable"),
+    ("take 2 GiB of memory", "takes 2 GiB of memory at once"),
+];
+
+/// Leaves a row in the threat model.
+fn note(kind: &str, words: &str, seen: Outcome) {
+    let attacker = match kind {
+        "broker" => "broker",
+        "pcsc-reader" => "card's worker",
+        MODULE => "module worker",
+        _ => return,
+    };
+    let outcome = match seen {
+        Outcome::Killed => "the process is ended".to_owned(),
+        Outcome::Error(number) => {
+            let error = std::io::Error::from_raw_os_error(number).to_string();
+            let (words, _) = error.split_once(" (").expect("an error's number");
+            format!("refused: {}", words.to_lowercase())
+        }
+        Outcome::Done if words.contains("store") && kind == "broker" => {
+            "done: it is its own".to_owned()
+        }
+        Outcome::Done | Outcome::Reached => "done".to_owned(),
+    };
+    threat_model::outcome(attacker, words, &outcome);
+}
+
 fn attempts_of(kind: &str) -> impl Iterator<Item = &'static Attempt> {
     let of_store = if kind == "broker" || kind == MODULE {
         ATTEMPTS_OF_STORE
     } else {
-        &[]
+        ATTEMPTS_OF_OTHERS
     };
     ATTEMPTS.iter().chain(of_store)
 }
@@ -273,6 +319,9 @@ fn attempts_end_as_they_should(kind: &str) -> Result<(), Failed> {
             Ok(seen)
         };
         let mut seen = vec![check(Change::None, full)?];
+        if let Some((_, words)) = ROWS.iter().find(|(name, _)| *name == attempt.name) {
+            note(kind, words, seen[0]);
+        }
         // On the kernels of Linux 5.13 and of Debian 12.
         if full != Outcome::Killed {
             for version in [1, 2] {
