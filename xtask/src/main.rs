@@ -114,6 +114,8 @@ enum Benchmark {
     ContentSandbox,
     /// A page without tokens, against the same browser around the published engine, which is built for it.
     PageLoad,
+    /// How long token processes take to start, against the same without sandboxes. Builds no engine.
+    Start,
 }
 
 #[derive(Subcommand)]
@@ -234,6 +236,15 @@ fn bench(paths: &Paths, benchmark: Benchmark, json: Option<PathBuf>) -> Result<(
             let baseline = baseline::build(paths)?;
             command.env("SERVO_TOKENS_BASELINE", baseline);
             command.args(BENCH).arg("page-load");
+            command
+        }
+        Benchmark::Start => {
+            let broker = shell::build_broker(paths, Profile::Release)?;
+            let without = shell::build_broker_without_sandbox(paths)?;
+            let mut command = shell::e2e_without_shell(paths);
+            command.env("SERVO_TOKENS_BROKER", broker);
+            command.env("SERVO_TOKENS_BROKER_WITHOUT_SANDBOX", without);
+            command.args(BENCH).arg("start");
             command
         }
     };

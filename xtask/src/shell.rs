@@ -92,19 +92,27 @@ fn build_with(paths: &Paths, profile: Profile, arguments: &[&str]) -> Result<Pat
 /// Builds the token broker alone, which takes no engine, and returns the binary's path.
 pub fn build_broker(paths: &Paths, profile: Profile) -> Result<PathBuf> {
     step("Building the token broker");
-    run_cargo_build(
-        cargo(&paths.root)
-            .args([
-                "build",
-                "--package",
-                "token_broker",
-                "--bin",
-                "token-broker",
-            ])
-            .args(profile.argument())
-            .env("CARGO_TARGET_DIR", &paths.target),
-    )?;
+    run_cargo_build(&mut broker_build(paths, profile, &paths.target))?;
     Ok(paths.target.join(profile.folder()).join("token-broker"))
+}
+
+/// Builds a token broker without sandboxes, optimised, for a benchmark to compare with. It is not for use.
+pub fn build_broker_without_sandbox(paths: &Paths) -> Result<PathBuf> {
+    step("Building a token broker without sandboxes");
+    // A flag of the compiler changes everything that is built.
+    let target = paths.target.join("without-sandbox");
+    let mut build = broker_build(paths, Profile::Release, &target);
+    run_cargo_build(build.env("RUSTFLAGS", "--cfg=token_sandbox=\"off\""))?;
+    Ok(target.join(Profile::Release.folder()).join("token-broker"))
+}
+
+fn broker_build(paths: &Paths, profile: Profile, target: &Path) -> Command {
+    let mut command = cargo(&paths.root);
+    command
+        .args(["build", "--package=token_broker", "--bin=token-broker"])
+        .args(profile.argument())
+        .env("CARGO_TARGET_DIR", target);
+    command
 }
 
 /// A cargo command on the shell in `directory`, with what building an engine takes. Its user holds the guard.

@@ -56,6 +56,8 @@ const CONTROL: u64 = 0;
 /// Runs the broker until the main process closes its channel. `token` names the main process's one-shot server, `store` the
 /// folder in which the broker keeps what outlives it, which is there already. Without one, nothing does.
 pub fn run(token: String, store: Option<PathBuf>) -> io::Result<()> {
+    // In its sandbox the broker does not ask for the current folder.
+    let store = store.map(std::path::absolute).transpose()?;
     let mut event_loop = EventLoop::new(process::connect(token)?, store)?;
     while event_loop.turn()? {}
     Ok(())

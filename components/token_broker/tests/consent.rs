@@ -202,3 +202,19 @@ fn a_store_that_cannot_be_used_costs_the_memory_only() {
         assert!(problem.contains("tokens.sqlite"), "{problem}");
     }
 }
+
+#[test]
+fn a_store_behind_a_link_is_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let (place, link) = (folder.path().join("place"), folder.path().join("link"));
+    std::fs::create_dir(&place).unwrap();
+    std::os::unix::fs::symlink(&place, &link).unwrap();
+    for (path, asked) in [(&link, 1), (&place, 0)] {
+        let user = User::who_says(REMEMBER);
+        let browser = Browser::with_user(false, Some(path.clone()), user.clone());
+        browser.client.user_input(1);
+        assert_eq!(browser.open_page().readers().len(), 1);
+        assert_eq!(user.asked(), asked, "{}", path.display());
+        assert_eq!(overview(&browser).problem, None);
+    }
+}

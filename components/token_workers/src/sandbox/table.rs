@@ -161,7 +161,6 @@ const TIME_AND_CHANCE: Group = Group {
         call!(SYS_clock_nanosleep),
         call!(SYS_getrandom),
         call!(SYS_gettimeofday),
-        call!(SYS_nanosleep),
     ],
 };
 
@@ -194,6 +193,7 @@ const MESSAGES: Group = Group {
         call!(SYS_getsockopt, "the size of its buffer": [Is(1, libc::SOL_SOCKET as u32), Is(2, libc::SO_SNDBUF as u32)]),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_poll),
+        #[cfg(not(target_arch = "x86_64"))]
         call!(SYS_ppoll),
         call!(SYS_read),
         call!(SYS_recvfrom, "without an address": [IsNull(4)]),
@@ -205,7 +205,6 @@ const MESSAGES: Group = Group {
             Is(1, (libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC) as u32)
         ]),
         call!(SYS_write),
-        call!(SYS_writev),
     ],
 };
 
@@ -216,8 +215,6 @@ const PEERS: Group = Group {
     calls: &[
         call!(SYS_epoll_ctl),
         call!(SYS_epoll_pwait),
-        #[cfg(target_arch = "x86_64")]
-        call!(SYS_epoll_wait),
         call!(SYS_fstat),
         call!(SYS_newfstatat),
     ],
@@ -230,28 +227,24 @@ const STORE: Group = Group {
     calls: &[
         #[cfg(target_arch = "x86_64")]
         call!(SYS_access),
+        #[cfg(not(target_arch = "x86_64"))]
         call!(SYS_faccessat),
         call!(SYS_fcntl, "locks of a file": [Is(1, libc::F_GETLK as u32)], [Is(1, libc::F_SETLK as u32)]),
         call!(SYS_fchmod, "to 0600": [Is(1, 0o600)]),
-        call!(SYS_fdatasync),
         call!(SYS_fsync),
         call!(SYS_ftruncate),
-        call!(SYS_getcwd),
         call!(SYS_geteuid),
         call!(SYS_lseek),
-        #[cfg(target_arch = "x86_64")]
-        call!(SYS_lstat),
         call!(SYS_openat),
         call!(SYS_pread64),
         call!(SYS_pwrite64),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_readlink),
+        #[cfg(not(target_arch = "x86_64"))]
         call!(SYS_readlinkat),
         #[cfg(target_arch = "x86_64")]
-        call!(SYS_stat),
-        call!(SYS_statx),
-        #[cfg(target_arch = "x86_64")]
         call!(SYS_unlink),
+        #[cfg(not(target_arch = "x86_64"))]
         call!(SYS_unlinkat),
     ],
 };
@@ -260,11 +253,7 @@ const SERVICE: Group = Group {
     name: "service",
     why: "libpcsclite looks whether the service's socket is there before it lists the readers. \
           Tells the same of any path.",
-    calls: &[
-        call!(SYS_newfstatat),
-        #[cfg(target_arch = "x86_64")]
-        call!(SYS_stat),
-    ],
+    calls: &[call!(SYS_newfstatat)],
 };
 
 /// Only the worker of a PKCS#11 module has these.
@@ -275,30 +264,41 @@ const MODULE: Group = Group {
     calls: &[
         call!(SYS_clock_getres),
         call!(SYS_dup),
+        call!(SYS_faccessat),
+        call!(SYS_fdatasync),
         call!(SYS_fcntl, "locks of a file": [Is(1, libc::F_SETLKW as u32)]),
         call!(SYS_fstat),
         call!(SYS_fstatfs),
+        call!(SYS_getcwd),
         call!(SYS_getdents64),
         call!(SYS_getegid),
         call!(SYS_getgid),
         call!(SYS_getppid),
         call!(SYS_getuid),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_lstat),
         call!(SYS_newfstatat),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_mkdir),
         call!(SYS_mkdirat),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_open),
+        call!(SYS_readlinkat),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_rename),
         call!(SYS_renameat),
         call!(SYS_renameat2),
         #[cfg(target_arch = "x86_64")]
         call!(SYS_rmdir),
+        #[cfg(target_arch = "x86_64")]
+        call!(SYS_stat),
         call!(SYS_statfs),
+        call!(SYS_statx),
         call!(SYS_sysinfo),
         call!(SYS_umask),
         call!(SYS_uname),
+        call!(SYS_unlinkat),
+        call!(SYS_writev),
     ],
 };
 

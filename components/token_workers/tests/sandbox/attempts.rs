@@ -205,16 +205,9 @@ pub const ATTEMPTS: &[Attempt] = &[
     }),
     Attempt {
         outcomes: [REFUSED, Killed],
-        ..landlocked(
-            "delete a file",
-            &[libc::SYS_unlinkat],
-            1,
-            REFUSED,
-            |place| {
-                let path = c_path(&place.outside());
-                call(libc::SYS_unlinkat, [AT_CWD, address(&path), 0, 0])
-            },
-        )
+        ..landlocked("delete a file", &[UNLINK], 1, REFUSED, |place| {
+            unlink(&place.outside())
+        })
     },
     landlocked(
         "rename a file",
@@ -709,7 +702,7 @@ pub const ATTEMPTS_OF_STORE: &[Attempt] = &[
             call(libc::SYS_fsync, [file, 0, 0, 0])?;
             call(libc::SYS_ftruncate, [file, 0, 0, 0])?;
             open(&place.store(), libc::O_RDONLY)?;
-            call(libc::SYS_unlinkat, [AT_CWD, address(&path), 0, 0])
+            unlink(&place.store().join("file"))
         })
     },
     Attempt {
@@ -793,6 +786,22 @@ fn open(path: &Path, flags: i32) -> Result<(), i32> {
         libc::SYS_openat,
         [AT_CWD, address(&path), flags as u64, 0o600],
     )
+}
+
+/// As C libraries delete files on this architecture.
+#[cfg(target_arch = "x86_64")]
+const UNLINK: c_long = libc::SYS_unlink;
+#[cfg(not(target_arch = "x86_64"))]
+const UNLINK: c_long = libc::SYS_unlinkat;
+
+fn unlink(path: &Path) -> Result<(), i32> {
+    let path = c_path(path);
+    let path = address(&path);
+    if cfg!(target_arch = "x86_64") {
+        call(UNLINK, [path, 0, 0, 0])
+    } else {
+        call(UNLINK, [AT_CWD, path, 0, 0])
+    }
 }
 
 fn socket(family: i32, kind: i32) -> Result<u64, i32> {

@@ -271,8 +271,8 @@ fn enforcement(broker: &Path) -> Result<Vec<Measurement>> {
         applet,
     } in settings
     {
-        let mut without = Page::open(broker, profile, None)?;
-        let mut with = Page::open(broker, profile, Some(access))?;
+        let mut without = Page::open(broker, profile, None, None)?;
+        let mut with = Page::open(broker, profile, Some(access), None)?;
         let mut times: [[Vec<f64>; 2]; 3] = Default::default();
         for turn in 0..=TURNS {
             for (side, page) in [&mut without, &mut with].into_iter().enumerate() {
@@ -329,7 +329,7 @@ impl PromptHost for Nobody {
 }
 
 /// A page without a browser: a client of the broker with one port.
-struct Page {
+pub struct Page {
     /// The processes end with it.
     _client: Arc<TokenClient>,
     requests: IpcSender<Frame>,
@@ -338,14 +338,20 @@ struct Page {
 }
 
 impl Page {
-    fn open(broker: &Path, profile: &str, access: Option<AccessConfig>) -> Result<Self> {
+    /// With the answer to `getReaders()`.
+    pub fn open(
+        broker: &Path,
+        profile: &str,
+        access: Option<AccessConfig>,
+        store: Option<PathBuf>,
+    ) -> Result<Self> {
         let config = ClientConfig {
             broker_binary: broker.to_owned(),
             pcsc: false,
             uicc_readers: Vec::new(),
             virtual_card: Some(profile.to_owned()),
             access,
-            store: None,
+            store,
             modules: Vec::new(),
             tpm: None,
         };
@@ -403,7 +409,8 @@ impl Page {
         }
     }
 
-    fn session(&mut self) -> Result<SessionId> {
+    /// Opens a session with the embedded card.
+    pub fn session(&mut self) -> Result<SessionId> {
         match self.ask(RequestBody::OpenSession(ReaderId(0)))? {
             ReplyBody::Session(session) => Ok(session.id),
             other => Err(format!("no session: {other:?}").into()),

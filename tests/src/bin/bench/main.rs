@@ -8,6 +8,7 @@ mod access;
 mod apdu;
 mod content_sandbox;
 mod page_load;
+mod start;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ output, the same as JSON to FILE.
              without it.
   page-load  The load of a trivial HTTPS page that does not use the token APIs, against that in the browser in
              SERVO_TOKENS_BASELINE: one with the same flags around an engine without patches.
+  start      How long the token processes in SERVO_TOKENS_BROKER take to start, against those in
+             SERVO_TOKENS_BROKER_WITHOUT_SANDBOX. It needs no browser.
 ";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -136,6 +139,7 @@ fn main() -> ExitCode {
         "apdu" => apdu::run(),
         "content-sandbox" => content_sandbox::run(),
         "page-load" => page_load::run(),
+        "start" => start::run(),
         _ => {
             eprint!("{HELP}");
             return ExitCode::FAILURE;
