@@ -205,7 +205,8 @@ fn redirects_between_sites_without_end_are_given_up() -> Result {
         &[browser.server.url("/loop").into()],
     )?;
     // Twenty processes come and go meanwhile.
-    std::thread::sleep(Duration::from_secs(3));
+    let given_up = || (browser.session.title().ok()? == "Error loading page").then_some(());
+    assert!(wait_for(Duration::from_secs(30), given_up).is_some());
     browser.open("/there")?;
     wait_for_title(&browser, "GET there")
 }
