@@ -142,7 +142,6 @@ fn note(kind: &str, words: &str, seen: Outcome) {
     let attacker = match kind {
         "broker" => "broker",
         "pcsc-reader" => "card's worker",
-        MODULE => "module worker",
         _ => return,
     };
     let outcome = match seen {
