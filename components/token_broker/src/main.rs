@@ -5,12 +5,14 @@
 //! The token broker and its workers, one process each. The browser starts them.
 
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use token_broker::access::device_rules::{DeviceRules, DeviceRulesError};
+use token_traits::control::ModuleConfig;
 use token_workers::doctor::{self, Finding};
 use token_workers::{Program, process};
 
@@ -51,7 +53,39 @@ enum Kind {
     /// The same for a user's own file, which can allow less
     CheckUserAccessRules(Rules),
     /// Says what keeps tokens from being used and what to do about it, and ends
-    Doctor,
+    Doctor {
+        /// The TPM that the configuration names, in place of the usual one
+        #[arg(long)]
+        tcti: Option<String>,
+    },
+    /// Says whether a PKCS#11 module works inside the sandbox that modules get, and which tokens it has, and ends
+    CheckModule(Module),
+    /// The part of that inside the sandbox
+    #[command(hide = true)]
+    TryModule(Module),
+}
+
+#[derive(Args)]
+struct Module {
+    /// Its shared library
+    file: String,
+    /// A file or folder that it may read, as with `read` in the configuration
+    #[arg(long)]
+    read: Vec<String>,
+    /// A file or folder that it may also change, as with `write` in the configuration
+    #[arg(long)]
+    write: Vec<String>,
+}
+
+impl Module {
+    fn config(self) -> ModuleConfig {
+        ModuleConfig {
+            module: self.file,
+            read: self.read,
+            write: self.write,
+            ..ModuleConfig::default()
+        }
+    }
 }
 
 #[derive(Args)]
@@ -99,7 +133,9 @@ fn main() -> ExitCode {
         Kind::CheckUserAccessRules(Rules { file }) => {
             check_access_rules(&file, DeviceRules::parse_of_user)
         }
-        Kind::Doctor => doctor(),
+        Kind::Doctor { tcti } => report(&doctor::examine(tcti.as_deref())),
+        Kind::CheckModule(module) => report(&check_module(&module)),
+        Kind::TryModule(module) => try_module(module),
     }
 }
 
@@ -149,9 +185,67 @@ fn check_access_rules(
     }
 }
 
-fn doctor() -> ExitCode {
-    let findings = doctor::examine();
-    for finding in &findings {
+/// The module is somebody else's code, so a process of its own tries it, which may end in any way.
+fn check_module(module: &Module) -> Vec<Finding> {
+    let file = doctor::module_file(Path::new(&module.file));
+    if matches!(file, Finding::Bad(_)) {
+        return vec![file];
+    }
+    let places = |option: &'static str, places: &[String]| -> Vec<String> {
+        let arguments = places
+            .iter()
+            .map(|place| [option.to_owned(), place.clone()]);
+        arguments.flatten().collect()
+    };
+    let outcome = std::env::current_exe().and_then(|program| {
+        Command::new(program)
+            .args(["try-module", &module.file])
+            .args(places("--read", &module.read))
+            .args(places("--write", &module.write))
+            .stdin(Stdio::null())
+            .output()
+    });
+    let output = match outcome {
+        Ok(output) => output,
+        Err(error) => return vec![file, Finding::Bad(error.to_string())],
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let tried = if output.status.success() {
+        Finding::Good(format!("it works in the sandbox. {}", said.trim()))
+    } else if output.status.signal() == Some(SIGSYS) {
+        Finding::Bad(
+            "it makes a system call that modules may not make, and was ended. The kernel's log says which: \
+             journalctl -k --grep=SECCOMP"
+                .to_owned(),
+        )
+    } else if output.status.code().is_none() {
+        Finding::Bad(format!("it crashes: {}", output.status))
+    } else {
+        Finding::Bad(format!(
+            "it does not work in the sandbox. {} If it has files of its own, say so: --read PLACE, --write PLACE",
+            said.trim()
+        ))
+    };
+    vec![file, tried]
+}
+
+const SIGSYS: i32 = rustix::process::Signal::SYS.as_raw();
+
+fn try_module(module: Module) -> ExitCode {
+    match token_workers::try_module(&module.config()) {
+        Ok(tokens) if tokens.is_empty() => println!("It has no token."),
+        Ok(tokens) => println!("Its tokens: {}.", tokens.join("; ")),
+        Err(error) => {
+            println!("{error}.");
+            // What the module left behind runs no more.
+            process::end_with(1);
+        }
+    }
+    process::end_with(0)
+}
+
+fn report(findings: &[Finding]) -> ExitCode {
+    for finding in findings {
         println!("{finding}");
     }
     let is_bad = |finding: &Finding| matches!(finding, Finding::Bad(_));

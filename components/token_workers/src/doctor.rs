@@ -5,8 +5,9 @@
 //! Says what keeps this machine's tokens from being used, and what to do about it.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::ErrorKind;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,12 +39,87 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks at the kernel, the PC/SC service, its readers and cards, and the TPM. Changes nothing, and connects to no card.
-pub fn examine() -> Vec<Finding> {
+/// Looks at the kernel, the PC/SC service, its readers and cards, and the TPM: the one that the configuration names, or the
+/// usual one. Changes nothing, and connects to no card.
+pub fn examine(tcti: Option<&str>) -> Vec<Finding> {
     let mut findings = vec![kernel()];
     findings.extend(pc_sc());
-    findings.push(tpm(Path::new(TPM)));
+    findings.push(match tcti {
+        None => tpm(Path::new(TPM)),
+        Some(tcti) => configured_tpm(tcti),
+    });
     findings
+}
+
+fn configured_tpm(tcti: &str) -> Finding {
+    if let Some(path) = tcti.strip_prefix("device:") {
+        return match tpm(Path::new(path)) {
+            Finding::Absent(text) => Finding::Bad(text),
+            finding => finding,
+        };
+    }
+    let Some(parameters) = tcti.strip_prefix("swtpm:") else {
+        return Finding::Bad(format!(
+            "[tpm] tcti: {tcti:?} is neither device:PATH nor swtpm:host=ADDRESS,port=PORT"
+        ));
+    };
+    let parameter = |name: &str| {
+        let mut parameters = parameters.split(',');
+        parameters.find_map(|parameter| parameter.strip_prefix(name))
+    };
+    let host = parameter("host=").unwrap_or("127.0.0.1");
+    let port = parameter("port=").unwrap_or("2321");
+    match connects(&format!("{host}:{port}")) {
+        Ok(()) => Finding::Good(format!(
+            "a TPM in software listens at {host}:{port}. It does not count as hardware"
+        )),
+        Err(error) => Finding::Bad(format!(
+            "no TPM in software listens at {host}:{port}: {error}. Start it: swtpm socket --tpm2 --tpmstate dir=/ABSOLUTE/FOLDER \
+             --server type=tcp,port={port} --ctrl type=tcp,port=PORT_AFTER_IT --flags not-need-init,startup-clear"
+        )),
+    }
+}
+
+fn connects(address: &str) -> io::Result<()> {
+    let address = address.to_socket_addrs()?.next();
+    let address = address.ok_or(ErrorKind::AddrNotAvailable)?;
+    TcpStream::connect_timeout(&address, Duration::from_secs(2)).map(drop)
+}
+
+/// The beginning of an ELF file, as far as it says for which machines it is.
+type Header = [u8; 20];
+
+fn header(path: &Path) -> io::Result<Header> {
+    let mut header = [0; 20];
+    File::open(path)?.read_exact(&mut header)?;
+    Ok(header)
+}
+
+/// Looks whether a PKCS#11 module could be loaded, without loading it.
+pub fn module_file(path: &Path) -> Finding {
+    let shown = path.display();
+    let header = match header(path) {
+        Ok(header) => header,
+        Err(error) => {
+            return Finding::Bad(format!(
+                "the PKCS#11 module {shown} cannot be read: {error}"
+            ));
+        }
+    };
+    let own = self::header(Path::new("/proc/self/exe"));
+    // The class (32 or 64 bits), the order of bytes, and the machine.
+    let machine = |header: &Header| [header[4], header[5], header[18], header[19]];
+    match own {
+        _ if !header.starts_with(b"\x7fELF") => {
+            Finding::Bad(format!("{shown} is no shared library"))
+        }
+        Ok(own) if machine(&own) != machine(&header) => Finding::Bad(format!(
+            "the PKCS#11 module {shown} is for another kind of processor than the browser ({}). Install the one for {}",
+            if header[4] == 1 { "32 bits" } else { "64 bits" },
+            std::env::consts::ARCH
+        )),
+        _ => Finding::Good(format!("{shown} is a shared library for this machine")),
+    }
 }
 
 fn kernel() -> Finding {
@@ -129,6 +205,45 @@ fn tpm(path: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_is_a_library_for_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("module.so");
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let mut other = own[..64].to_vec();
+        for (bytes, problem) in [
+            (&own[..64], None),
+            (&b"text"[..], Some("cannot be read")),
+            (&[b'x'; 64], Some("no shared library")),
+        ] {
+            std::fs::write(&file, bytes).unwrap();
+            match (module_file(&file), problem) {
+                (Finding::Good(_), None) => {}
+                (Finding::Bad(text), Some(problem)) => assert!(text.contains(problem), "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        other[4] ^= 3;
+        std::fs::write(&file, &other).unwrap();
+        assert!(matches!(module_file(&file), Finding::Bad(text) if text.contains("32 bits")));
+        assert!(matches!(
+            module_file(Path::new("/nowhere.so")),
+            Finding::Bad(_)
+        ));
+    }
+
+    #[test]
+    fn a_tpm_in_software_listens_or_not() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let tcti = format!("swtpm:host=127.0.0.1,port={port}");
+        assert!(matches!(configured_tpm(&tcti), Finding::Good(_)));
+        drop(server);
+        assert!(matches!(configured_tpm(&tcti), Finding::Bad(text) if text.contains("Start it")));
+        assert!(matches!(configured_tpm("device:/nowhere"), Finding::Bad(_)));
+        assert!(matches!(configured_tpm("tabrmd:"), Finding::Bad(_)));
+    }
 
     #[test]
     fn a_tpm_is_there_or_not() {

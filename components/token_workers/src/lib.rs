@@ -35,6 +35,7 @@ use token_traits::Frame;
 use token_traits::control::{ModuleConfig, WorkerKind};
 
 use crate::key_protocol::KeyError;
+use crate::key_provider::KeyProvider as _;
 use crate::process::Channels;
 use crate::sandbox::Kind;
 use crate::serve::Device;
@@ -146,6 +147,23 @@ fn run_module(module: &ModuleConfig, channels: Channels<Frame, Frame>) -> ExitCo
     }
     // The module's own code at the end of a process may hang or crash, and has nothing to do that matters.
     process::end()
+}
+
+/// Loads a PKCS#11 module as its worker does, inside the sandbox, and says which tokens it has. This process is of no other
+/// use then.
+///
+/// # Errors
+/// With a sentence for the user.
+pub fn try_module(module: &ModuleConfig) -> Result<Vec<String>, String> {
+    sandbox::lock_down(Kind::Module(module)).map_err(|error| format!("sandbox: {error}"))?;
+    let provider = pkcs11::Module::load(&module.module)?;
+    sandbox::no_more_code().map_err(|error| format!("sandbox: {error}"))?;
+    let tokens = provider.tokens().map_err(|error| error.to_string())?;
+    let describe = |token: key_protocol::TokenInfo| {
+        let (label, manufacturer, serial) = (token.label, token.manufacturer, token.serial);
+        format!("{label} ({manufacturer}, {serial})")
+    };
+    Ok(tokens.into_iter().map(describe).collect())
 }
 
 /// Fills something with random bytes of the kernel's.

@@ -60,8 +60,13 @@ pub unsafe fn close_inherited_fds() -> io::Result<()> {
 
 /// Ends this process at once, without what libraries do at the end of a process.
 pub fn end() -> ! {
+    end_with(0)
+}
+
+/// The same with a status.
+pub fn end_with(status: i32) -> ! {
     // SAFETY: it takes no pointer and does not return.
-    unsafe { libc::_exit(0) }
+    unsafe { libc::_exit(status) }
 }
 
 /// A connection to the main process, which does not know yet that this process serves.

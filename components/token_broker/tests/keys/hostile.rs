@@ -28,7 +28,7 @@ const ATTACKER: &str = "module worker";
 const SHORT: Duration = Duration::from_millis(1500);
 
 /// The module's shared library, compiled once.
-fn library() -> &'static Path {
+pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = LIBRARY.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");

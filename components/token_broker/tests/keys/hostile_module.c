@@ -127,6 +127,9 @@ __attribute__((constructor)) static void loaded(void) {
     if (is_manner("hangs when it is loaded")) {
         hang();
     }
+    if (is_manner("calls what it may not when it is loaded")) {
+        chroot("/");
+    }
     if (is_manner("connects when it is loaded")) {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
         strncpy(address.sun_path, getenv("TARGET"), sizeof(address.sun_path) - 1);

@@ -6,6 +6,7 @@
 //!
 //! OpenSSL's program checks what they make, and makes what they are given.
 
+mod doctor;
 mod hostile;
 mod openssl;
 mod softhsm;
