@@ -94,7 +94,7 @@ impl Scene {
         session.switch_to_window(&tab)?;
         session.navigate(&self.browser.server.url("/attacker"))?;
         // The attacker's page may not answer any more.
-        let _ = session.execute(
+        let executed = session.execute(
             "setTimeout(title => document.title = title, 0, arguments[0])",
             &[json!(format!("attack {command}"))],
         );
@@ -102,7 +102,10 @@ impl Scene {
         let deadline = Instant::now() + ATTACK;
         while !log().contains(until) {
             if Instant::now() > deadline {
-                return Err(format!("{command}: no {until:?} in the log: {}", log()).into());
+                let log = log();
+                return Err(
+                    format!("{command}: no {until:?} in the log: {executed:?} {log}").into(),
+                );
             }
             sleep(Duration::from_millis(20));
         }
@@ -405,6 +408,8 @@ fn a_content_process_that_never_connects() -> Result {
     let scene = Scene::start()?;
     fs::write(&scene.start, "never")?;
     let name = start_another(&scene)?;
+    // It reads this soon after it has been started.
+    sleep(Duration::from_secs(5));
     fs::write(&scene.start, "")?;
     let others = scene.others()?;
     let deadline = Instant::now() + Duration::from_secs(60);
