@@ -7,18 +7,20 @@
 mod common;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::*;
 use e2e::softhsm::{MODULE, PIN, SoftHsm};
+use tempfile::TempDir;
 use token_client::ClientConfig;
 use token_traits::control::ModuleConfig;
 use token_traits::keys::{
     Bytes, Cipher, Curve, Hash, KeyAlgorithm, KeyId, KeyInfo, KeyOperation, KeyQuery, KeysReply,
-    KeysRequest, NewKey, Provenance, SignatureScheme, TokenInfo, TokenQuery, Usages,
+    KeysRequest, NewKey, Protection, Provenance, SignatureScheme, TokenInfo, TokenQuery, Usages,
     UserVerification, WrapScheme,
 };
 use token_traits::port::{ReplyBody, RequestBody};
@@ -539,6 +541,144 @@ fn what_is_allowed_and_made_outlives_the_broker() {
         rig.bytes(found.id, ecdsa(b"data"));
     }
     assert_eq!(ids[0], ids[1]);
+}
+
+/// A TPM in software. It ends when it is dropped.
+struct SoftwareTpm {
+    process: Child,
+    _state: TempDir,
+    tcti: String,
+}
+
+impl SoftwareTpm {
+    fn start() -> Self {
+        let state = tempfile::tempdir().unwrap();
+        // Two ports, one after the other.
+        let port = loop {
+            let first = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = first.local_addr().unwrap().port();
+            if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+                break port;
+            }
+        };
+        let process = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--tpmstate"])
+            .arg(format!("dir={}", state.path().display()))
+            .args(["--server", &format!("type=tcp,port={port}")])
+            .args(["--ctrl", &format!("type=tcp,port={}", port + 1)])
+            .args(["--flags", "not-need-init,startup-clear"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("swtpm");
+        wait_for("swtpm", || {
+            // It serves one connection, so none is made to find out.
+            let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let listens = |port: u16| sockets.contains(&format!(":{port:04X} 00000000:0000 0A"));
+            (listens(port) && listens(port + 1)).then_some(())
+        });
+        Self {
+            process,
+            _state: state,
+            tcti: format!("swtpm:host=127.0.0.1,port={port}"),
+        }
+    }
+}
+
+impl Drop for SoftwareTpm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_tpm_s_keys_outlive_the_broker_in_its_store() {
+    let tpm = SoftwareTpm::start();
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let config = ClientConfig {
+            tpm: Some(tpm.tcti.clone()),
+            store: Some(folder.path().to_path_buf()),
+            ..nothing()
+        };
+        let user = User::with_pins(&[]);
+        let browser = Browser::configured(config, user.clone());
+        let page = browser.open_page();
+        (browser, page)
+    };
+    let (browser, mut page) = open();
+    browser.client.user_input(1);
+    let token = ask(&mut page, KeysRequest::RequestToken(TokenQuery::default()));
+    let Ok(KeysReply::Token(token)) = token else {
+        panic!("{token:?}");
+    };
+    assert_eq!(
+        token.protection,
+        Protection::Software,
+        "swtpm is no hardware"
+    );
+    let generate = |page: &mut Page, key| {
+        let token = token.id;
+        ask(page, KeysRequest::Generate { token, key })
+    };
+    let Ok(KeysReply::Key(made)) = generate(&mut page, p256("key")) else {
+        panic!("no key");
+    };
+    assert_eq!(made.user_verification, UserVerification::None);
+    let rsa = new_key("rsa", KeyAlgorithm::Rsa { bits: 2048 }, Usages::SIGN);
+    let Ok(KeysReply::Key(rsa)) = generate(&mut page, rsa) else {
+        panic!("no key");
+    };
+    let each_use = NewKey {
+        user_verification: UserVerification::EachUse,
+        ..p256("other")
+    };
+    let error = generate(&mut page, each_use).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotSupported);
+    let attest = KeysRequest::Attest {
+        key: made.id,
+        challenge: [7; 32],
+    };
+    match ask(&mut page, attest) {
+        Ok(KeysReply::Attestation {
+            format, statement, ..
+        }) => {
+            assert_eq!(format, "tpm");
+            assert!(statement.0.windows(32).any(|part| part == [7; 32]));
+        }
+        other => panic!("{other:?}"),
+    }
+    drop((browser, page));
+
+    let (_browser, mut page) = open();
+    let data = digest(b"data").0;
+    let use_key = |page: &mut Page, key: &KeyInfo, operation| {
+        let key = key.id;
+        match ask(page, KeysRequest::Use { key, operation }) {
+            Ok(KeysReply::Bytes(bytes)) => bytes.0,
+            other => panic!("{other:?}"),
+        }
+    };
+    let found = by_name(&mut page, "key").expect("the key");
+    assert_eq!(found.id, made.id);
+    let signature = use_key(&mut page, &found, ecdsa(b"data"));
+    assert!(openssl_verifies(&found, &data, &in_der(&signature), &[]));
+    let sign = KeyOperation::Sign {
+        scheme: SignatureScheme::RsaPkcs1(Hash::Sha256),
+        data: digest(b"data"),
+    };
+    let signature = use_key(&mut page, &rsa, sign);
+    assert!(openssl_verifies(
+        &rsa,
+        &data,
+        &signature,
+        &["digest:sha256"]
+    ));
+    assert_eq!(
+        ask(&mut page, KeysRequest::Delete(found.id)),
+        Ok(KeysReply::Done)
+    );
+    assert_eq!(by_name(&mut page, "key"), None);
 }
 
 #[test]
