@@ -15,6 +15,7 @@ pub mod atr;
 pub mod broker_to_document;
 pub mod exchange;
 pub mod fci;
+pub mod keys;
 pub mod permissions_policy;
 pub mod piv;
 pub mod port_to_broker;
@@ -29,13 +30,14 @@ pub mod vpcd;
 pub type Body = fn(&[u8]);
 
 /// All targets, each with its name.
-pub const TARGETS: [(&str, Body); 14] = [
+pub const TARGETS: [(&str, Body); 15] = [
     ("access", access::run),
     ("apdu", apdu::run),
     ("atr", atr::run),
     ("broker_to_document", broker_to_document::run),
     ("exchange", exchange::run),
     ("fci", fci::run),
+    ("keys", keys::run),
     ("permissions_policy", permissions_policy::run),
     ("piv", piv::run),
     ("port_to_broker", port_to_broker::run),

@@ -32,6 +32,7 @@ use virtual_card::Profile;
 use virtual_card::applets::{ara_m, conformance, echo, exclusive, issuer, origin, pin};
 
 use crate::access::Kind;
+use crate::keys::{Ask, Step};
 use crate::piv::{ANSWERS, OBJECT};
 use crate::port_to_broker::{Answer, Operation, Request};
 use crate::virtual_card::WITHOUT_ECHO;
@@ -56,6 +57,7 @@ pub fn of(target: &str) -> Seeds {
         "broker_to_document" => messages(),
         "exchange" => exchanges(),
         "fci" => answers_to_select().into(),
+        "keys" => key_scripts(),
         "permissions_policy" => policies(),
         "piv" => piv_cards(),
         "port_to_broker" => scripts(),
@@ -95,6 +97,196 @@ fn policies() -> Seeds {
         (
             "malformed",
             seed("secure-element=(self", "publickey-credentials-get"),
+        ),
+    ]
+}
+
+/// Scripts for [`crate::keys`].
+fn key_scripts() -> Seeds {
+    const MODULE: u8 = 1;
+    const TPM: u8 = 2;
+    let script = |options: u8, steps: &[&[u8]]| [&[options][..], &steps.concat()].concat();
+    let settle = &[Step::Settle as u8][..];
+    let open = |slot: u8| [Step::OpenPort as u8, slot];
+    let ask = |slot: u8, ask: Ask, arguments: &[u8]| {
+        [&[Step::Request as u8, slot, ask as u8], arguments].concat()
+    };
+    let deadline = &[Step::Deadline as u8][..];
+    let token = |slot| ask(slot, Ask::RequestToken, &[]);
+    // On P-256, to sign, "key", which stays.
+    let make = |slot| ask(slot, Ask::Generate, &[0, 0, 1, 1, 8]);
+    let found = |slot| ask(slot, Ask::GetKeyByName, &[1]);
+    let sign = |slot, key| ask(slot, Ask::Use, &[key, 0, 32]);
+    let honest = [Step::Answer as u8, 0, 0, crate::keys::Answer::Honest as u8];
+    vec![
+        (
+            "made-and-used",
+            script(
+                MODULE,
+                &[
+                    &open(0),
+                    &token(0),
+                    settle,
+                    &make(0),
+                    settle,
+                    deadline,
+                    &found(0),
+                    settle,
+                    deadline,
+                    &sign(0, 0),
+                    settle,
+                    &ask(0, Ask::Delete, &[0]),
+                    settle,
+                ],
+            ),
+        ),
+        (
+            "a-tpm-s",
+            script(
+                TPM,
+                &[
+                    &open(0),
+                    &token(0),
+                    settle,
+                    &make(0),
+                    settle,
+                    &sign(0, 0),
+                    settle,
+                    &ask(0, Ask::Attest, &[0]),
+                    settle,
+                    &open(2),
+                    &sign(2, 0),
+                    settle,
+                    deadline,
+                ],
+            ),
+        ),
+        (
+            "chosen",
+            script(
+                MODULE | TPM,
+                &[
+                    &open(0),
+                    &ask(0, Ask::Watch, &[]),
+                    &ask(0, Ask::RequestKey, &[9, 0, 0]),
+                    settle,
+                    &sign(0, 0),
+                    settle,
+                    &[Step::TokensChanged as u8, 0, 0],
+                    settle,
+                    &sign(0, 0),
+                    settle,
+                    &[Step::Revoke as u8, 0],
+                    &sign(0, 0),
+                    settle,
+                ],
+            ),
+        ),
+        (
+            "wrong-pin",
+            script(
+                MODULE,
+                &[
+                    &open(0),
+                    &[Step::SetPermission as u8, 0, 1],
+                    &token(0),
+                    settle,
+                    &make(0),
+                    &honest,
+                    &honest,
+                    &honest,
+                    &[Step::AnswerPrompt as u8, 0, 5, 0, 0],
+                    &honest,
+                    &honest,
+                    &[Step::AnswerPrompt as u8, 0, 0, 0, 0],
+                    settle,
+                ],
+            ),
+        ),
+        (
+            "the-worker-ends",
+            script(
+                MODULE,
+                &[
+                    &open(0),
+                    &token(0),
+                    settle,
+                    &make(0),
+                    settle,
+                    &sign(0, 0),
+                    &sign(0, 0),
+                    &[Step::WorkerEnded as u8, 0],
+                    settle,
+                    &sign(0, 0),
+                    settle,
+                    deadline,
+                ],
+            ),
+        ),
+        (
+            "dishonest",
+            script(
+                MODULE,
+                &[
+                    &open(0),
+                    &token(0),
+                    &[Step::Activation as u8, 1],
+                    &[Step::WorkerStarted as u8, 0],
+                    &[
+                        Step::Answer as u8,
+                        0,
+                        0,
+                        crate::keys::Answer::Anything as u8,
+                        1,
+                        2,
+                        b'x',
+                        b'y',
+                    ],
+                    &[Step::AnswerPrompt as u8, 0, 3, 0, 1],
+                    &ask(0, Ask::GetKeys, &[9, 0, 0]),
+                    &[
+                        Step::Answer as u8,
+                        0,
+                        0,
+                        crate::keys::Answer::Anything as u8,
+                        2,
+                        3,
+                        1,
+                        2,
+                        3,
+                    ],
+                    settle,
+                    &[
+                        Step::Answer as u8,
+                        0,
+                        0,
+                        crate::keys::Answer::Error as u8,
+                        1,
+                    ],
+                    deadline,
+                    deadline,
+                ],
+            ),
+        ),
+        (
+            "wrapped",
+            script(
+                MODULE,
+                &[
+                    &open(0),
+                    &token(0),
+                    settle,
+                    &ask(0, Ask::Generate, &[0, 2, 0x60, 1, 8]),
+                    settle,
+                    &ask(0, Ask::Generate, &[0, 2, 0x0C, 2, 12]),
+                    settle,
+                    deadline,
+                    &ask(0, Ask::Wrap, &[0, 1]),
+                    settle,
+                    &ask(0, Ask::Unwrap, &[0, 2, 0x0C, 3, 8]),
+                    settle,
+                ],
+            ),
         ),
     ]
 }

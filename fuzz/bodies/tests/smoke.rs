@@ -106,7 +106,7 @@ macro_rules! smoke {
 }
 
 smoke! {
-    access apdu atr broker_to_document exchange fci permissions_policy piv port_to_broker response tlv transport
+    access apdu atr broker_to_document exchange fci keys permissions_policy piv port_to_broker response tlv transport
     virtual_card vpcd
 }
 
