@@ -78,12 +78,12 @@ pub enum KeyAlgorithm {
     Ec(Curve),
     /// AES.
     Aes {
-        /// 128, 192 or 256.
+        /// 128, 192 or 256; 0 for a key that is to be unwrapped and has the length that it has.
         bits: u16,
     },
     /// HMAC, or nothing particular.
     Secret {
-        /// Its length, a multiple of 8.
+        /// Its length, a multiple of 8; 0 as with AES.
         bits: u16,
     },
 }

@@ -108,6 +108,9 @@ impl Shared {
         token: KeyTokenId,
         key: NewKey,
     ) -> Result<KeysReply, TokenError> {
+        if is_open_ended(key.algorithm) {
+            return Err(no_such_length());
+        }
         let name = self.resolve_token(caller, token).await?;
         self.make(caller, &name, key, async |new| {
             self.perform(caller, &name, Operation::Generate(new)).await
@@ -474,6 +477,21 @@ fn name_taken() -> TokenError {
     error(ErrorKind::NameTaken, message)
 }
 
+fn no_such_length() -> TokenError {
+    error(
+        ErrorKind::NotSupported,
+        "no token makes keys of that length",
+    )
+}
+
+/// Whether it is as long as what it is unwrapped from makes it.
+fn is_open_ended(algorithm: KeyAlgorithm) -> bool {
+    matches!(
+        algorithm,
+        KeyAlgorithm::Aes { bits: 0 } | KeyAlgorithm::Secret { bits: 0 }
+    )
+}
+
 /// Whether a key can be asked for.
 fn check(key: &NewKey) -> Result<(), TokenError> {
     let unsupported = |message| Err(error(ErrorKind::NotSupported, message));
@@ -481,11 +499,12 @@ fn check(key: &NewKey) -> Result<(), TokenError> {
     let bits_fit = match key.algorithm {
         KeyAlgorithm::Rsa { bits } => (1024..=16_384).contains(&bits) && bits % 8 == 0,
         KeyAlgorithm::Ec(_) => true,
+        algorithm if is_open_ended(algorithm) => true,
         KeyAlgorithm::Aes { bits } => [128, 192, 256].contains(&bits),
         KeyAlgorithm::Secret { bits } => (8..=4096).contains(&bits) && bits % 8 == 0,
     };
     if !bits_fit {
-        return unsupported("no token makes keys of that length");
+        return Err(no_such_length());
     }
     if !query::possible_usages(key.algorithm).contains(key.usages) {
         return unsupported("no token makes keys for those usages together");

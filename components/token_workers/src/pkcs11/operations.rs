@@ -455,6 +455,7 @@ impl Open<'_> {
         // It is 8 bytes longer than what is in it (RFC 3394, 2.2.1).
         if let (WrapScheme::AesKw, KeyAlgorithm::Aes { bits } | KeyAlgorithm::Secret { bits }) =
             (scheme, new.algorithm)
+            && bits != 0
             && data.len() != usize::from(bits) / 8 + 8
         {
             return Err(KeyError::BadData);
@@ -544,13 +545,19 @@ impl Open<'_> {
                 private.extend([
                     Attribute::Decrypt(may(Usages::DECRYPT)),
                     Attribute::Unwrap(may(Usages::UNWRAP)),
+                    Attribute::Derive(false),
                 ]);
                 Mechanism::RsaPkcsKeyPairGen
             }
             KeyAlgorithm::Ec(curve) => {
                 let parameters = encoding::curve_parameters(curve).to_vec();
                 public.push(Attribute::EcParams(parameters));
-                private.push(Attribute::Derive(may(Usages::DERIVE)));
+                // Tokens may allow what is not said.
+                private.extend([
+                    Attribute::Derive(may(Usages::DERIVE)),
+                    Attribute::Decrypt(false),
+                    Attribute::Unwrap(false),
+                ]);
                 Mechanism::EccKeyPairGen
             }
             _ => return Err(KeyError::Unsupported),
