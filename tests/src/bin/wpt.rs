@@ -8,8 +8,12 @@ use std::io;
 use std::process::ExitCode;
 
 use e2e::server::web_platform_tests;
-use e2e::shell::Options;
+use e2e::shell::{Options, VIRTUAL_CARD};
+use e2e::softhsm::{PIN, SoftHsm};
 use e2e::wpt::{Expectations, Report, Runner, Test, find_tests, print_table};
+
+/// The tests that need a token in which keys can be made: they get one in software.
+const TOKEN_KEYS: &str = "/webcrypto-key-discovery/";
 
 fn main() -> ExitCode {
     let (flags, patterns): (Vec<String>, Vec<String>) = std::env::args()
@@ -52,16 +56,37 @@ fn run(patterns: &[String], list: bool) -> io::Result<bool> {
         .collect::<io::Result<_>>()?;
 
     let server = web_platform_tests(&tree, &e2e::npm::directory()?).start()?;
-    let mut runner = Runner::new(&server, Options::default());
+    let tests: Vec<_> = tests.iter().zip(&expectations).enumerate().collect();
     let mut reports = Vec::new();
-    for (index, (test, expectations)) in tests.iter().zip(&expectations).enumerate() {
-        eprintln!("[{}/{}] {}", index + 1, tests.len(), test.url);
-        let outcome = runner.run(test).map_err(io::Error::other)?;
-        reports.push(Report::new(&test.url, &outcome, expectations));
+    for group in
+        tests.chunk_by(|(_, (left, _)), (_, (right, _))| uses_keys(left) == uses_keys(right))
+    {
+        let hsm = match group {
+            [(_, (first, _)), ..] if uses_keys(first) => Some(SoftHsm::with_token("Test token")?),
+            _ => None,
+        };
+        let mut runner = match &hsm {
+            None => Runner::new(&server, Options::default()),
+            Some(hsm) => {
+                let options = Options {
+                    token_config: format!("{VIRTUAL_CARD}\n{}", hsm.token_config()),
+                    ..Options::default()
+                };
+                Runner::new(&server, options).with_pin(PIN)
+            }
+        };
+        for (index, (test, expectations)) in group {
+            eprintln!("[{}/{}] {}", index + 1, tests.len(), test.url);
+            let outcome = runner.run(test).map_err(io::Error::other)?;
+            reports.push(Report::new(&test.url, &outcome, expectations));
+        }
+        // The browser ends before its token does, and before the sum, which is the last line.
     }
-    // The browser ends before the sum, which is the last line.
-    drop(runner);
     Ok(print_table(&reports))
+}
+
+fn uses_keys(test: &Test) -> bool {
+    test.url.starts_with(TOKEN_KEYS)
 }
 
 fn load(tree: &std::path::Path, test: &Test) -> io::Result<Expectations> {

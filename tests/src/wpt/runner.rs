@@ -50,6 +50,8 @@ impl std::error::Error for RunnerError {}
 pub struct Runner<'a> {
     server: &'a Server,
     options: Options,
+    /// What the browser's user enters where a token wants a PIN, saying yes to everything else.
+    pin: Option<String>,
     browser: Option<Browser>,
 }
 
@@ -80,8 +82,16 @@ impl<'a> Runner<'a> {
         Runner {
             server,
             options,
+            pin: None,
             browser: None,
         }
+    }
+
+    /// Has the browser's user say yes to every prompt about tokens, and enter this PIN where one is wanted.
+    #[must_use]
+    pub fn with_pin(mut self, pin: &str) -> Runner<'a> {
+        self.pin = Some(pin.to_owned());
+        self
     }
 
     /// Runs one test.
@@ -91,7 +101,7 @@ impl<'a> Runner<'a> {
     pub fn run(&mut self, test: &Test) -> Result<Outcome, RunnerError> {
         let browser = match self.browser.take() {
             Some(browser) => browser,
-            None => Browser::start(self.server, &self.options)?,
+            None => Browser::start(self.server, &self.options, self.pin.as_deref())?,
         };
         let url = match test.scheme {
             Scheme::Https => self.server.url_on(HOST, &test.url),
@@ -135,7 +145,11 @@ fn is_fatal(error: &Error) -> bool {
 }
 
 impl Browser {
-    fn start(server: &Server, options: &Options) -> Result<Browser, RunnerError> {
+    fn start(
+        server: &Server,
+        options: &Options,
+        pin: Option<&str>,
+    ) -> Result<Browser, RunnerError> {
         let shell = Shell::start(server, options).map_err(RunnerError::Start)?;
         let session = || -> webdriver::Result<(Session, String)> {
             // The harness says when a page is done; waiting for its load event would deadlock
@@ -147,6 +161,10 @@ impl Browser {
             });
             let mut session = shell.session_with(capabilities)?;
             session.set_deadline(COMMAND);
+            if let Some(pin) = pin {
+                let mode = json!({ "mode": "accept", "pin": pin });
+                session.post("token-prompts/set-mode", mode)?;
+            }
             let window = session.window()?;
             Ok((session, window))
         };
