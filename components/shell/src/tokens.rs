@@ -416,7 +416,10 @@ mod tests {
             assert!(error.contains(key) && error.contains("line 3"), "{error}");
         }
         let error = TokenConfig::parse("[[pkcs11]]\nmodule = \"a.so\"\nlabel = \"A\"").unwrap_err();
-        assert!(error.contains("absolute") && error.contains("line 2"), "{error}");
+        assert!(
+            error.contains("absolute") && error.contains("line 2"),
+            "{error}"
+        );
     }
 
     #[test]
