@@ -75,6 +75,9 @@ struct Module {
     /// A file or folder that it may also change, as with `write` in the configuration
     #[arg(long)]
     write: Vec<String>,
+    /// Whether it may talk to the PC/SC service, as with `pcsc` in the configuration
+    #[arg(long)]
+    pcsc: bool,
 }
 
 impl Module {
@@ -83,6 +86,7 @@ impl Module {
             module: self.file,
             read: self.read,
             write: self.write,
+            pcsc: self.pcsc,
             ..ModuleConfig::default()
         }
     }
@@ -202,6 +206,7 @@ fn check_module(module: &Module) -> Vec<Finding> {
             .args(["try-module", &module.file])
             .args(places("--read", &module.read))
             .args(places("--write", &module.write))
+            .args(module.pcsc.then_some("--pcsc"))
             .stdin(Stdio::null())
             .output()
     });

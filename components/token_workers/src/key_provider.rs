@@ -354,6 +354,9 @@ impl<P: KeyProvider> Lane<P> {
             let (id, job) = match jobs.recv_timeout(LOOK_PERIOD) {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Timeout) => {
+                    if self.looks && self.provider.is_over() {
+                        crate::process::end();
+                    }
                     if self.looks
                         && self.provider.has_changed()
                         && send(&self.replies, &KeyMessage::TokensChanged).is_err()

@@ -28,8 +28,9 @@ mod serve;
 mod tpm;
 mod virtual_reader;
 
-use std::io;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::{env, io};
 
 use token_traits::Frame;
 use token_traits::control::{ModuleConfig, WorkerKind};
@@ -128,13 +129,18 @@ fn run_module(module: &ModuleConfig, channels: Channels<Frame, Frame>) -> ExitCo
         log::error!("{error}");
         ExitCode::FAILURE
     };
+    if module.pcsc
+        && let Err(error) = connect_to_pcsc()
+    {
+        log::warn!("the PC/SC service cannot be reached, so the module has no readers: {error}");
+    }
     if let Err(error) = sandbox::lock_down(Kind::Module(module)) {
         return failed(&format_args!("sandbox: {error}"));
     }
     if let Err(error) = lifeline.watch() {
         return failed(&format_args!("thread: {error}"));
     }
-    let provider = match pkcs11::Module::load(&module.module) {
+    let provider = match pkcs11::Module::load(&module.module, module.pcsc) {
         Ok(provider) => provider,
         Err(error) => return failed(&error),
     };
@@ -149,14 +155,25 @@ fn run_module(module: &ModuleConfig, channels: Channels<Frame, Frame>) -> ExitCo
     process::end()
 }
 
+/// Makes the connection to the PC/SC service that a module gets, as descriptor 0: [`sandbox::table::PRETENDED`].
+fn connect_to_pcsc() -> io::Result<()> {
+    let path = env::var_os("PCSCLITE_CSOCK_NAME");
+    let path = path.unwrap_or_else(|| "/run/pcscd/pcscd.comm".into());
+    let connection = UnixStream::connect(path)?;
+    Ok(rustix::stdio::dup2_stdin(connection)?)
+}
+
 /// Loads a PKCS#11 module as its worker does, inside the sandbox, and says which tokens it has. This process is of no other
 /// use then.
 ///
 /// # Errors
 /// With a sentence for the user.
 pub fn try_module(module: &ModuleConfig) -> Result<Vec<String>, String> {
+    if module.pcsc {
+        connect_to_pcsc().map_err(|error| format!("the PC/SC service: {error}"))?;
+    }
     sandbox::lock_down(Kind::Module(module)).map_err(|error| format!("sandbox: {error}"))?;
-    let provider = pkcs11::Module::load(&module.module)?;
+    let provider = pkcs11::Module::load(&module.module, module.pcsc)?;
     sandbox::no_more_code().map_err(|error| format!("sandbox: {error}"))?;
     let tokens = provider.tokens().map_err(|error| error.to_string())?;
     let describe = |token: key_protocol::TokenInfo| {

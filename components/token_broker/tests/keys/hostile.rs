@@ -45,7 +45,7 @@ pub fn library() -> &'static Path {
     path
 }
 
-fn config(manner: &str, target: &Path) -> ModuleConfig {
+pub fn config(manner: &str, target: &Path) -> ModuleConfig {
     ModuleConfig {
         module: library().display().to_string(),
         label: "Hostile".into(),
@@ -79,7 +79,7 @@ fn list_keys(worker: &mut Worker, token: TokenId) -> Result<Vec<KeyInfo>, Failur
 }
 
 /// Looks for tokens, then for keys, and signs with the first.
-fn use_it(worker: &mut Worker) -> Result<Vec<u8>, Failure> {
+pub fn use_it(worker: &mut Worker) -> Result<Vec<u8>, Failure> {
     let tokens = list(worker)?;
     let token = tokens.first().ok_or(Failure::Error(KeyError::NoToken))?.id;
     let keys = list_keys(worker, token)?;

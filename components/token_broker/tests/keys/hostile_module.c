@@ -83,6 +83,15 @@ static ulong_t attempt(void) {
         strncpy(address.sun_path, target, sizeof(address.sun_path) - 1);
         return result_of(connect_to(AF_UNIX, &address, sizeof(address)));
     }
+    if (is_manner("connects to a local socket, with `pcsc`")) {
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        strncpy(address.sun_path, target, sizeof(address.sun_path) - 1);
+        int end = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (end < 0 || connect(end, (const void *)&address, sizeof(address)) < 0) {
+            return (ulong_t)errno;
+        }
+        return result_of(write(end, "hello", 5) == 5 ? 0 : -1);
+    }
     if (is_manner("connects over TCP")) {
         struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(80)};
         address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

@@ -9,6 +9,7 @@
 mod doctor;
 mod hostile;
 mod openssl;
+mod pcsc;
 mod softhsm;
 mod tpm;
 mod worker;

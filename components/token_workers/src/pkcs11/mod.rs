@@ -22,6 +22,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::{Slot, TokenInfo as ModuleTokenInfo};
 use cryptoki::types::RawAuthPin;
+use rustix::net::{RecvFlags, recv};
 
 use crate::key_protocol::{
     Attestation, Bytes, Cipher, Curve, Hash, KeyAlgorithm, KeyError, KeyInfo, KeyRef, KeyUse,
@@ -40,6 +41,8 @@ const SOFTWARE: [&str; 4] = ["softhsm", "software", "nss", "kryoptic"];
 pub struct Module {
     context: Pkcs11,
     tokens: Mutex<Tokens>,
+    /// Whether descriptor 0 is a connection to the PC/SC service.
+    uses_pcsc: bool,
 }
 
 /// The tokens that were there when somebody looked.
@@ -104,7 +107,7 @@ impl Module {
     ///
     /// # Errors
     /// With a sentence for the log.
-    pub fn load(path: &str) -> Result<Self, String> {
+    pub fn load(path: &str, uses_pcsc: bool) -> Result<Self, String> {
         let context = Pkcs11::new(path).map_err(|error| match error {
             Error::LibraryLoading(error) => format!("the PKCS#11 module cannot be loaded: {error}"),
             error => format!("{path} is no PKCS#11 module: {error}"),
@@ -114,6 +117,7 @@ impl Module {
             Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(Self {
                 context,
                 tokens: Mutex::default(),
+                uses_pcsc,
             }),
             Err(error) => Err(format!("the PKCS#11 module {path} does not start: {error}")),
         }
@@ -302,6 +306,18 @@ impl KeyProvider for Module {
             .retain(|id, _| list.iter().any(|token| token.id == *id));
         tokens.slots = slots.iter().map(|slot| slot.id()).collect();
         Ok(list)
+    }
+
+    /// When the service ends, its one connection does. The next worker makes a new one.
+    fn is_over(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        // At its end there are no bytes, and no others that come.
+        let mut byte = [0; 1];
+        self.uses_pcsc
+            && matches!(
+                recv(rustix::stdio::stdin(), &mut byte[..], flags),
+                Ok((_, 0))
+            )
     }
 
     fn has_changed(&self) -> bool {

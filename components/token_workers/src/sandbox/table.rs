@@ -264,6 +264,7 @@ const MODULE: Group = Group {
     calls: &[
         call!(SYS_clock_getres),
         call!(SYS_dup),
+        call!(SYS_eventfd2),
         call!(SYS_faccessat),
         call!(SYS_fdatasync),
         call!(SYS_fcntl, "locks of a file": [Is(1, libc::F_SETLKW as u32)]),
@@ -346,6 +347,9 @@ pub fn given_up(kind: Kind<'_>) -> Vec<Call> {
 /// System calls that fail with an error in a kind of process.
 pub fn failing(kind: Kind<'_>) -> Vec<(Call, i32)> {
     match kind {
+        Kind::Module(ModuleConfig { pcsc: true, .. }) => {
+            [FAILING, FAILING_OF_MODULES, PRETENDED].concat()
+        }
         Kind::Module(_) => [FAILING, FAILING_OF_MODULES].concat(),
         _ => FAILING.to_vec(),
     }
@@ -354,7 +358,23 @@ pub fn failing(kind: Kind<'_>) -> Vec<(Call, i32)> {
 /// The same in the worker of a module: what libraries try, for the system's log and for terminals, and can do without.
 pub const FAILING_OF_MODULES: &[(Call, i32)] = &[
     (call!(SYS_ioctl), libc::EPERM),
+    (call!(SYS_getpeername), libc::ENOTSOCK),
+    (call!(SYS_sched_getattr), libc::ENOSYS),
+    (call!(SYS_sched_setattr), libc::ENOSYS),
     (call!(SYS_socket), libc::EACCES),
+];
+
+/// System calls that do nothing and return 0 in the worker of a module that may talk to PC/SC. 0 is the descriptor of its one
+/// connection to pcscd, which was made before: libpcsclite takes it for a new one. No module connects to anything.
+pub const PRETENDED: &[(Call, i32)] = &[
+    (
+        call!(SYS_socket, "as libpcsclite makes it": [
+            Is(0, libc::AF_UNIX as u32),
+            Is(1, (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as u32)
+        ]),
+        0,
+    ),
+    (call!(SYS_connect), 0),
 ];
 
 /// System calls that fail with an error, because whoever makes them goes on without.

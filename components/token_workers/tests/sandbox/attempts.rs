@@ -82,6 +82,8 @@ pub struct Attempt {
     /// With all rules, of the worker of a module, which has its own files as the broker has its store, if it is not the
     /// broker's.
     pub of_module: Option<Outcome>,
+    /// The same of one that may talk to PC/SC, if it is not that of others. What is pretended looks as if it were done.
+    pub of_pcsc_module: Option<Outcome>,
     /// The same of the worker of a TPM in software, if it is not that of all other processes.
     pub of_software_tpm: Option<Outcome>,
     /// The same where the filter lets the system calls through.
@@ -96,6 +98,9 @@ pub struct Attempt {
 /// The worker of a module, by the name of the documentation.
 pub const MODULE: &str = "module-worker";
 
+/// That of a module that may talk to PC/SC.
+pub const PCSC_MODULE: &str = "module-worker with pcsc";
+
 /// The worker of a TPM in software, by the name of the documentation.
 pub const SOFTWARE_TPM: &str = "tpm-worker with swtpm";
 
@@ -106,8 +111,17 @@ impl Attempt {
         match kind {
             "broker" => broker,
             MODULE => self.of_module.unwrap_or(broker),
+            PCSC_MODULE => self.of_pcsc_module.or(self.of_module).unwrap_or(broker),
             SOFTWARE_TPM => self.of_software_tpm.unwrap_or(others),
             _ => others,
+        }
+    }
+
+    /// What comes of it in the worker of a module that may talk to PC/SC.
+    const fn with_pcsc(self, outcome: Outcome) -> Self {
+        Self {
+            of_pcsc_module: Some(outcome),
+            ..self
         }
     }
 
@@ -132,6 +146,7 @@ const fn filtered(name: &'static str, calls: &'static [c_long], run: Run) -> Att
         calls,
         outcomes: [Killed, Killed],
         of_module: None,
+        of_pcsc_module: None,
         of_software_tpm: None,
         unfiltered: Reached,
         since: 0,
@@ -436,7 +451,8 @@ pub const ATTEMPTS: &[Attempt] = &[
     filtered_alone("make a local socket", &[libc::SYS_socket], |_| {
         socket(libc::AF_UNIX, libc::SOCK_STREAM).map(drop)
     })
-    .in_module(REFUSED),
+    .in_module(REFUSED)
+    .with_pcsc(Done),
     filtered_alone(
         "make a socket to the kernel (netlink)",
         &[libc::SYS_socket],
@@ -468,7 +484,8 @@ pub const ATTEMPTS: &[Attempt] = &[
         &[libc::SYS_socket, libc::SYS_connect],
         |place| local(libc::SYS_connect, place.socket().as_os_str().as_bytes()),
     )
-    .in_module(REFUSED),
+    .in_module(REFUSED)
+    .with_pcsc(Done),
     landlocked(
         "connect to an abstract socket",
         &[libc::SYS_socket, libc::SYS_connect],
@@ -481,7 +498,8 @@ pub const ATTEMPTS: &[Attempt] = &[
             )
         },
     )
-    .in_module(REFUSED),
+    .in_module(REFUSED)
+    .with_pcsc(Done),
     landlocked(
         "make a socket with a name",
         &[libc::SYS_socket, libc::SYS_bind],
@@ -492,7 +510,8 @@ pub const ATTEMPTS: &[Attempt] = &[
             local(libc::SYS_bind, path.as_os_str().as_bytes())
         },
     )
-    .in_module(REFUSED),
+    .in_module(REFUSED)
+    .with_pcsc(Killed),
     filtered_alone(
         "make a pair of datagram sockets, which send to any address",
         &[libc::SYS_socketpair],

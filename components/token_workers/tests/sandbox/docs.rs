@@ -16,7 +16,8 @@ use token_workers::sandbox::Step;
 use token_workers::sandbox::table::{self, Call, Group};
 
 use crate::attempts::{
-    ATTEMPTS, ATTEMPTS_OF_OTHERS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, SOFTWARE_TPM,
+    ATTEMPTS, ATTEMPTS_OF_OTHERS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, PCSC_MODULE,
+    SOFTWARE_TPM,
 };
 use crate::{KINDS, kind};
 
@@ -73,6 +74,11 @@ fn describe(call: &Call) -> String {
     }
 }
 
+fn every_failing() -> impl Iterator<Item = &'static (Call, i32)> {
+    let of_modules = table::FAILING_OF_MODULES.iter().chain(table::PRETENDED);
+    table::FAILING.iter().chain(of_modules)
+}
+
 fn system_calls() -> String {
     let mut text = "| for | processes | system calls | why |\n|---|---|---|---|\n".to_owned();
     let mut done: Vec<&str> = Vec::new();
@@ -88,14 +94,16 @@ fn system_calls() -> String {
         let _ = writeln!(text, "| {name} | {kinds} | {} | {why} |", calls.join(", "));
     }
     let failing_of = |name: &str| table::failing(kind(name, Path::new(STORE)));
-    for (call, number) in table::FAILING.iter().chain(table::FAILING_OF_MODULES) {
-        let error = std::io::Error::from_raw_os_error(*number);
+    for (call, number) in every_failing() {
+        let what = match number {
+            0 => "Does nothing, and returns descriptor 0 or success".to_owned(),
+            number => {
+                let error = std::io::Error::from_raw_os_error(*number);
+                format!("Fails, and whoever makes it goes on without: {error}")
+            }
+        };
         let kinds = kinds_where(|kind| failing_of(kind).contains(&(*call, *number)));
-        let _ = writeln!(
-            text,
-            "| – | {kinds} | {} | Fails, and whoever makes it goes on without: {error}. |",
-            describe(call)
-        );
+        let _ = writeln!(text, "| – | {kinds} | {} | {what}. |", describe(call));
     }
     text
 }
@@ -203,6 +211,11 @@ fn attempts() -> String {
             };
             format!("{step}: {}", outcome(other))
         });
+        let module = match attempt.of_pcsc_module {
+            Some(Outcome::Done) => format!("{module}; {PCSC_MODULE}: pretended"),
+            Some(other) => format!("{module}; {PCSC_MODULE}: {}", outcome(other)),
+            None => module,
+        };
         let others = match attempt.of_software_tpm {
             Some(other) => format!("{others}; {SOFTWARE_TPM}: {}", outcome(other)),
             None => others.to_owned(),

@@ -21,7 +21,8 @@ use std::process::{Command, ExitCode, Output, Stdio};
 use std::{env, fs};
 
 use attempts::{
-    ATTEMPTS, ATTEMPTS_OF_OTHERS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, Place, SOFTWARE_TPM,
+    ATTEMPTS, ATTEMPTS_OF_OTHERS, ATTEMPTS_OF_STORE, Attempt, MODULE, Outcome, PCSC_MODULE, Place,
+    SOFTWARE_TPM,
 };
 use landlock::ABI;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -31,13 +32,14 @@ use token_workers::sandbox::table::{self, Call};
 use token_workers::sandbox::{self, Kind, Profile, SandboxError, Step};
 
 /// The kinds of token processes, by the names of the documentation.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "broker",
     "broker without a store",
     "pcsc-reader",
     "pcsc-monitor",
     "virtual-card",
     "module-worker",
+    PCSC_MODULE,
     "tpm-worker",
     SOFTWARE_TPM,
 ];
@@ -55,7 +57,8 @@ fn kind<'a>(name: &str, store: &'a Path) -> Kind<'a> {
         "pcsc-reader" => Kind::PcscReader,
         "pcsc-monitor" => Kind::PcscMonitor,
         "virtual-card" => Kind::VirtualCard,
-        "module-worker" => Kind::Module(module(store)),
+        "module-worker" => Kind::Module(module(store, false)),
+        PCSC_MODULE => Kind::Module(module(store, true)),
         "tpm-worker" => Kind::Tpm { port: None },
         // Nothing listens there.
         SOFTWARE_TPM => Kind::Tpm { port: Some(1) },
@@ -64,12 +67,13 @@ fn kind<'a>(name: &str, store: &'a Path) -> Kind<'a> {
 }
 
 /// A module that may write to a folder.
-fn module(folder: &Path) -> &'static ModuleConfig {
+fn module(folder: &Path, pcsc: bool) -> &'static ModuleConfig {
     // A probe makes one, and the test few.
     Box::leak(Box::new(ModuleConfig {
         module: "its module".into(),
         label: "Module".into(),
         write: vec![folder.to_str().expect("a name").into()],
+        pcsc,
         ..ModuleConfig::default()
     }))
 }
@@ -160,7 +164,7 @@ fn note(kind: &str, words: &str, seen: Outcome) {
 }
 
 fn attempts_of(kind: &str) -> impl Iterator<Item = &'static Attempt> {
-    let of_store = if kind == "broker" || kind == MODULE {
+    let of_store = if kind == "broker" || kind == MODULE || kind == PCSC_MODULE {
         ATTEMPTS_OF_STORE
     } else {
         ATTEMPTS_OF_OTHERS
