@@ -32,7 +32,7 @@ const VICTIM: &str = ALTERNATE_HOST;
 const IN_TIME: Duration = Duration::from_secs(10);
 
 /// How long an attack may take that sends as much as it can.
-const ATTACK: Duration = Duration::from_secs(60);
+const ATTACK: Duration = Duration::from_secs(120);
 
 /// A browser with a page that has the grant and uses the token.
 struct Scene {
@@ -194,7 +194,7 @@ const PACKETS: [(&str, &str); 6] = [
         "send descriptors by the hundred, of every kind, and leave out those that are named",
     ),
     ("memory", "send shared memory that shrinks, or is not there"),
-    ("flood", "send 200,000 packets as fast as possible"),
+    ("flood", "send 20,000 packets as fast as possible"),
 ];
 
 #[test]
