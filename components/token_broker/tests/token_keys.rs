@@ -767,3 +767,64 @@ fn secrets_are_wrapped_unwrapped_and_used_in_the_token() {
     };
     assert_eq!(rig.bytes(back.id, decrypt), b"a text");
 }
+
+/// Which of some strings of equal length are in the memory of a process.
+fn found_in_memory<'a>(pid: rustix::process::Pid, wanted: &[&'a str]) -> Vec<&'a str> {
+    use std::io::{Read, Seek, SeekFrom};
+    let folder = format!("/proc/{}", pid.as_raw_nonzero());
+    let maps = std::fs::read_to_string(format!("{folder}/maps")).expect("a list of mappings");
+    let mut memory = std::fs::File::open(format!("{folder}/mem")).expect("its memory");
+    let mut found = Vec::new();
+    for line in maps.lines() {
+        let mut columns = line.split_whitespace();
+        let (Some(range), Some(mode)) = (columns.next(), columns.next()) else {
+            continue;
+        };
+        let bounds = range.split_once('-').map(|(from, to)| {
+            let number = |text| u64::from_str_radix(text, 16).expect("an address");
+            (number(from), number(to))
+        });
+        let Some((from, to)) = bounds.filter(|_| mode.starts_with("rw")) else {
+            continue;
+        };
+        let mut bytes = vec![0; usize::try_from(to - from).expect("a length")];
+        memory.seek(SeekFrom::Start(from)).expect("an offset");
+        // Stacks that have not grown so far cannot be read.
+        if memory.read_exact(&mut bytes).is_err() {
+            continue;
+        }
+        for (at, byte) in bytes.iter().enumerate() {
+            if *byte != 0 {
+                let here = |text: &&&str| bytes[at..].starts_with(text.as_bytes());
+                found.extend(wanted.iter().find(here).copied());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_pin_is_left_in_memory_once_it_was_used() {
+    const LONG_PIN: &str = "73519402688461";
+    const WRONG_PIN: &str = "920846135770";
+    // Whoever frees memory may write over its beginning.
+    let parts = [LONG_PIN, WRONG_PIN].map(|pin| [&pin[..7], &pin[3..10], &pin[5..12]]);
+    let wanted = [&[&LABEL[..7]][..], &parts.concat()].concat();
+    let check = |rig: &Rig| {
+        for kind in ["broker", "module-worker"] {
+            let mut found = found_in_memory(rig.browser.process(kind), &wanted);
+            found.dedup();
+            // What is there is found.
+            assert_eq!(found, [&LABEL[..7]], "{kind}");
+        }
+    };
+    let mut rig = Rig::new(&[WRONG_PIN]);
+    let change = ["--change-pin", "--new-pin", LONG_PIN];
+    rig.hsm.pkcs11_tool(&change).expect("another PIN");
+    // At once, before anything else gets the same memory.
+    rig.generate(p256("key")).unwrap_err();
+    check(&rig);
+    rig.user.add_pin(LONG_PIN);
+    rig.generate(p256("key")).expect("a key");
+    check(&rig);
+}

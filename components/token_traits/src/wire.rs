@@ -19,6 +19,15 @@ pub const MAX_FRAME_LENGTH: usize = 72 * 1024;
 #[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Frame(#[serde(with = "serde_bytes")] Vec<u8>);
 
+/// Frames carry PINs: nothing of them is left in memory.
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // Else it could be left out, because nobody reads it.
+        std::hint::black_box(&self.0);
+    }
+}
+
 /// Frames carry APDU data: their contents stay out of logs.
 impl fmt::Debug for Frame {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,7 +129,7 @@ mod tests {
         let long = Frame::from_bytes(vec![WIRE_VERSION; MAX_FRAME_LENGTH + 1]);
         assert_eq!(long.decode::<PortRequest>(), Err(WireError::TooLong));
 
-        let mut bytes = Frame::encode(&transmit(vec![1])).unwrap().0;
+        let mut bytes = Frame::encode(&transmit(vec![1])).unwrap().0.clone();
         bytes.push(0);
         assert_eq!(
             Frame(bytes.clone()).decode::<PortRequest>(),
@@ -140,7 +149,7 @@ mod tests {
     #[test]
     fn a_length_that_is_a_lie_does_not_allocate() {
         // A Transmit whose command claims 2^63 bytes and has none: version, id, variants, then the length.
-        let honest = Frame::encode(&transmit(vec![])).unwrap().0;
+        let honest = Frame::encode(&transmit(vec![])).unwrap().0.clone();
         let length_at = honest.len() - 4;
         assert_eq!(honest[length_at], 0);
         let mut bytes = honest[..length_at].to_vec();
