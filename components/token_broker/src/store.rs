@@ -601,10 +601,35 @@ mod tests {
             Subject::Reader(ReaderName::Pcsc("Reader 00 00".to_owned())),
             Subject::Reader(ReaderName::Virtual("default".to_owned())),
             Subject::Applet(Aid::new(&[0xA0, 0, 0, 0, 1]).unwrap()),
+            Subject::Token {
+                token: TokenName([1; 32]),
+                label: "Company card".to_owned(),
+            },
+            Subject::Key {
+                token: TokenName([2; 32]),
+                key: KeyName([3; 32]),
+                name: "a key".to_owned(),
+                label: "Company card".to_owned(),
+            },
         ]
         .map(grant);
+        let bank = Origin::new("https://bank.example").unwrap();
+        let list = OriginList {
+            key: [4; 32],
+            creator: Some(bank.clone()),
+            origins: vec![bank],
+        };
         let (mut store, remembered) = Store::open(folder.path()).unwrap();
         assert!(remembered.grants.is_empty() && remembered.audit.is_empty());
+        assert_ne!(*remembered.secret.0, [0; 32]);
+        let secret = remembered.secret;
+        store
+            .write(&[
+                Write::List(KeyName([5; 32]), list.clone()),
+                Write::List(KeyName([6; 32]), list.clone()),
+                Write::ForgetList(KeyName([6; 32])),
+            ])
+            .unwrap();
         let id = |index: usize| GrantId(i64::try_from(index).unwrap() + 7);
         for (index, grant) in grants.iter().enumerate() {
             store
@@ -628,9 +653,43 @@ mod tests {
         used.last_used = from_seconds(1_500_000_000);
         assert_eq!(
             remembered.grants,
-            [(id(0), grants[0].clone()), (id(2), used)]
+            [
+                (id(0), grants[0].clone()),
+                (id(2), used),
+                (id(3), grants[3].clone()),
+                (id(4), grants[4].clone())
+            ]
         );
+        assert_eq!(remembered.secret.0, secret.0);
+        assert_eq!(remembered.key_lists, [(KeyName([5; 32]), list)]);
         assert_eq!(remembered.audit, [entry("first"), entry("second")]);
+    }
+
+    #[test]
+    fn a_file_from_before_there_were_keys_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join(FILE)).unwrap();
+        connection.execute_batch(TABLES).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection
+            .execute(
+                "INSERT INTO grants VALUES (1, 'https://a.example', 'https://a.example', 'applet', x'0101010101', 1, NULL)",
+                [],
+            )
+            .unwrap();
+        drop(connection);
+        let secrets: Vec<_> = (0..2)
+            .map(|_| {
+                let (_, remembered) = Store::open(folder.path()).unwrap();
+                assert_eq!(remembered.grants.len(), 1);
+                remembered.secret.0
+            })
+            .collect();
+        assert_eq!(secrets[0], secrets[1]);
+        // Every installation has another one.
+        let other = tempfile::tempdir().unwrap();
+        let (_, remembered) = Store::open(other.path()).unwrap();
+        assert_ne!(remembered.secret.0, secrets[0]);
     }
 
     #[test]

@@ -761,6 +761,33 @@ fn secrets_are_wrapped_unwrapped_and_used_in_the_token() {
         other => panic!("{other:?}"),
     };
     assert!(back.is_own);
+    // A key that came from outside, or that decrypts what it has wrapped, wraps nothing.
+    let mut wrappable = new_key("wrappable", aes, Usages::ENCRYPT);
+    wrappable.is_wrappable = true;
+    let wrappable = rig.generate(wrappable).unwrap();
+    let both = new_key("both", aes, Usages::DECRYPT.and(Usages::WRAP));
+    let both = rig.generate(both).unwrap();
+    let mut travels = new_key("travels", aes, Usages::WRAP);
+    travels.is_wrappable = true;
+    let travels = rig.generate(travels).unwrap();
+    let wrap = |key| KeyOperation::Wrap {
+        scheme: WrapScheme::AesKw,
+        key,
+    };
+    let wrapped = rig.bytes(wrapper.id, wrap(travels.id));
+    let unwrap = KeyOperation::Unwrap {
+        scheme: WrapScheme::AesKw,
+        data: Bytes(wrapped),
+        key: new_key("outside", aes, Usages::WRAP),
+    };
+    let outside = match rig.operate(wrapper.id, unwrap) {
+        Ok(KeysReply::Key(key)) => *key,
+        other => panic!("{other:?}"),
+    };
+    for key in [both.id, outside.id] {
+        let error = rig.operate(key, wrap(wrappable.id)).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidAccess);
+    }
     let decrypt = KeyOperation::Decrypt {
         cipher,
         data: Bytes(encrypted),

@@ -1295,3 +1295,49 @@ fn a_query_with_ten_thousand_issuers_is_answered() {
     query.issuers.resize(12_001, [0; 4]);
     assert_eq!(kind(ask(&mut rig, &query)), ErrorKind::QuotaExceeded);
 }
+
+#[test]
+fn what_is_made_while_a_token_is_read_is_found() {
+    let mut rig = Rig::new(vec![bank_token()]);
+    let port = rig.page(BANK);
+    rig.give_token(port, false);
+    rig.wait(Duration::from_secs(20));
+    let first = rig.send(port, KeysRequest::GetKeys(Box::default()));
+    while !matches!(
+        rig.asked.front(),
+        Some((
+            _,
+            KeyRequest {
+                body: KeyRequestBody::Token(_, Operation::ReadData(_)),
+                ..
+            }
+        ))
+    ) {
+        assert!(rig.answer(), "nothing is read");
+    }
+    let late = key(9, "late");
+    let for_bank = list(&late, BANK, &[BANK]);
+    rig.tokens[0].keys.push((late, for_bank));
+    assert!(rig.by_name(port, "late").is_some());
+    assert!(rig.has_answer(port, first));
+}
+
+#[test]
+fn tokens_that_come_and_go_without_an_end_are_forgotten() {
+    let mut rig = Rig::new(vec![]);
+    rig.permit(BANK, PermissionState::Granted);
+    let port = rig.page(BANK);
+    rig.keys(port);
+    let length = |rig: &Rig| format!("{:?}", rig.broker).len();
+    let mut longest = [0, 0];
+    for round in 0..1_000 {
+        rig.tokens = vec![token(round, &round.to_string())];
+        rig.wait(Duration::from_millis(50));
+        rig.tokens_changed();
+        let found = rig.ask(port, KeysRequest::GetTokens(TokenQuery::default()));
+        assert!(matches!(found, Ok(KeysReply::Tokens(tokens)) if tokens.len() == 1));
+        let half = &mut longest[usize::from(round >= 500)];
+        *half = length(&rig).max(*half);
+    }
+    assert!(longest[1] < longest[0] * 11 / 10, "{longest:?}");
+}

@@ -67,6 +67,12 @@ impl Shared {
                     let message = "both keys have to be in the same token";
                     return Err(error(ErrorKind::InvalidAccess, message));
                 }
+                // What wraps a key that may not be seen must itself be such a key, and must not decrypt what it has wrapped.
+                let with = &place.1.info;
+                if !with.is_local || with.usages.contains(Usages::DECRYPT) {
+                    let message = "keys are wrapped by keys that the token made, and that do not decrypt data";
+                    return Err(error(ErrorKind::InvalidAccess, message));
+                }
                 let info = &wrapped.info;
                 let is_secret = query::kind(info.algorithm) == token_traits::keys::KeyKind::Secret;
                 if !info.is_extractable || !is_secret {

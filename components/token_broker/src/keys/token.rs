@@ -7,6 +7,8 @@
 //! A token's name outlives its worker and this broker. What is in it is read anew for each question about keys, all of it
 //! whatever the question is, so that the time it takes tells nothing of keys that the asking origin may not use.
 
+use std::cell::Cell;
+
 use futures::future::join_all;
 use futures::lock::Mutex;
 use token_traits::keys::{self, Bytes, KeyTokenId, Protection};
@@ -32,6 +34,10 @@ const LOGIN_LIMIT: Duration = Duration::from_secs(5 * 60);
 const REREAD: Duration = Duration::from_secs(10);
 /// The user may enter the same wrong PIN so often again. None of them but the first spends a try.
 const MAX_REPEATS: usize = 2;
+/// Most bytes that the certificates in a token may have together. Further ones are not looked at.
+const MAX_CERTIFICATES: usize = 4 * 1024 * 1024;
+/// So many tokens are remembered that have gone.
+const MAX_GONE: usize = 256;
 /// Most characters of a token's label.
 const MAX_TOKEN_LABEL: usize = 64;
 /// Bounds of a PIN in characters, where the token does not say.
@@ -228,6 +234,9 @@ impl State {
                     changed.push(*name);
                 }
             }
+        }
+        if self.tokens.len() > MAX_GONE {
+            self.tokens.retain(|_, token| token.present);
         }
         if let Some(provider) = self.providers.get_mut(&id) {
             provider.is_listed = true;
@@ -666,12 +675,13 @@ impl Shared {
         {
             return Ok(known);
         }
-        let keys = match self.with(|state| state.stored_keys(name)) {
+        // Whoever asks from now on may mean something that is made meanwhile.
+        let (read, stored) = self.with(|state| (state.next(), state.stored_keys(name)));
+        let keys = match stored {
             Some(keys) => keys,
             None => self.read_keys(name).await?,
         };
         self.with(|state| {
-            let read = state.next();
             let directory = Rc::new(Directory::new(read, keys));
             let token = state.tokens.get_mut(name).ok_or(Failure::Gone)?;
             token.directory = Some(directory.clone());
@@ -703,9 +713,10 @@ impl Shared {
             }
         }
         infos.truncate(MAX_KEYS);
+        let room = Cell::new(MAX_CERTIFICATES);
         let entries = infos.into_iter().map(|info| {
             let before = before.as_ref().and_then(|before| before.get(&info.key));
-            self.read_key(name, info, before.cloned())
+            self.read_key(name, info, before.cloned(), &room)
         });
         let entries: Vec<Result<Entry, Failure>> = join_all(entries).await;
         entries
@@ -720,6 +731,7 @@ impl Shared {
         name: &TokenName,
         info: KeyInfo,
         before: Option<Rc<Entry>>,
+        room: &Cell<usize>,
     ) -> Result<Entry, Failure> {
         let (now, has_data, mut entry) = self.with(|state| {
             let token = state.tokens.get(name);
@@ -768,7 +780,11 @@ impl Shared {
             Some(list) => Some(list),
             None => self.with(|state| state.list_elsewhere(name, &entry)),
         };
-        if let Ok(KeyReply::Certificates(certificates)) = certificates {
+        if let Ok(KeyReply::Certificates(certificates)) = certificates
+            && let length = certificates.iter().map(|it| it.0.len()).sum()
+            && let Some(left) = room.get().checked_sub(length)
+        {
+            room.set(left);
             let certificates = certificates
                 .into_iter()
                 .map(|Bytes(der)| Certificate::new(der));
