@@ -482,13 +482,7 @@ impl TokenPortClient {
         self.set_timer(global, next);
     }
 
-    fn reject_pending(
-        &self,
-        cx: &mut JSContext,
-        global: &GlobalScope,
-        id: u64,
-        error: TokenError,
-    ) {
+    fn reject_pending(&self, cx: &mut JSContext, global: &GlobalScope, id: u64, error: TokenError) {
         let pending = self.pending.borrow_mut().remove(&id);
         if let Some(PendingRequest {
             promise: Some(promise),
@@ -657,13 +651,7 @@ impl TokenPortClient {
     }
 
     /// Forgets the port and rejects what is pending. With `again`, what can be asked again is, once, in a new port.
-    fn reject_all(
-        &self,
-        cx: &mut JSContext,
-        global: &GlobalScope,
-        error: TokenError,
-        again: bool,
-    ) {
+    fn reject_all(&self, cx: &mut JSContext, global: &GlobalScope, error: TokenError, again: bool) {
         self.generation.set(self.generation.get() + 1);
         self.state.replace(State::Closed);
         self.waiting.borrow_mut().clear();

@@ -74,7 +74,12 @@ impl Channel {
             .map(|timeout| u32::try_from(timeout).unwrap_or(0))
     }
 
-    fn transmit(&self, realm: &mut CurrentRealm, command: Command, answer: Answer) -> RootedPromise {
+    fn transmit(
+        &self,
+        realm: &mut CurrentRealm,
+        command: Command,
+        answer: Answer,
+    ) -> RootedPromise {
         self.session.manager().request(
             realm,
             Some(self.generation),
@@ -130,9 +135,7 @@ impl ChannelMethods<crate::DomTypeHolder> for Channel {
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-Channel-transmit>
     fn Transmit(&self, realm: &mut CurrentRealm, command: &SECommand) -> RootedPromise {
         match command.to_command() {
-            Some(command) => {
-                self.transmit(realm, command, Answer::Response(Dom::from_ref(self)))
-            },
+            Some(command) => self.transmit(realm, command, Answer::Response(Dom::from_ref(self))),
             None => {
                 let promise = Promise::new_in_realm(realm);
                 promise.reject_error(realm, Error::Type(c"The data's buffer is detached.".into()));
@@ -148,7 +151,11 @@ impl ChannelMethods<crate::DomTypeHolder> for Channel {
         command: CustomAutoRooterGuard<Uint8Array>,
     ) -> RootedPromise {
         // An array that has lost its bytes is an empty one, and no command.
-        self.transmit(realm, Command::Raw(command.to_vec().unwrap_or_default()), Answer::Raw)
+        self.transmit(
+            realm,
+            Command::Raw(command.to_vec().unwrap_or_default()),
+            Answer::Raw,
+        )
     }
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-Channel-close>

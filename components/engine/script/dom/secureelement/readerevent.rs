@@ -79,9 +79,7 @@ impl ReaderEventMethods<crate::DomTypeHolder> for ReaderEvent {
             init.parent.cancelable,
             &init.reader,
         );
-        event
-            .upcast::<Event>()
-            .set_composed(init.parent.composed);
+        event.upcast::<Event>().set_composed(init.parent.composed);
         event
     }
 

@@ -42,12 +42,7 @@ impl SECommand {
             None => None,
         };
         Some(Command::Fields {
-            header: [
-                self.cla.get(),
-                self.ins.get(),
-                self.p1.get(),
-                self.p2.get(),
-            ],
+            header: [self.cla.get(), self.ins.get(), self.p1.get(), self.p2.get()],
             data,
             le: self.le.get(),
             extended: self.extended.get(),

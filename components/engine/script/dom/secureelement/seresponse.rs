@@ -71,8 +71,14 @@ impl SEResponseMethods<crate::DomTypeHolder> for SEResponse {
         proto: Option<HandleObject>,
         raw: CustomAutoRooterGuard<Uint8Array>,
     ) -> Fallible<DomRoot<Self>> {
-        Self::new_with_proto(cx, window.upcast(), proto, None, &raw.to_vec().unwrap_or_default())
-            .ok_or_else(|| Error::Type(c"A response APDU has at least two bytes.".into()))
+        Self::new_with_proto(
+            cx,
+            window.upcast(),
+            proto,
+            None,
+            &raw.to_vec().unwrap_or_default(),
+        )
+        .ok_or_else(|| Error::Type(c"A response APDU has at least two bytes.".into()))
     }
 
     /// <https://globalplatform.github.io/WebApis-for-SE/doc/#widl-SEResponse-channel>

@@ -73,7 +73,9 @@ impl Answer {
     ) {
         let is_nothing = matches!(error.kind, ErrorKind::NotFound | ErrorKind::NotAllowed);
         match self.nothing {
-            Nothing::Null if is_nothing => promise.resolve_native(cx, &None::<DomRoot<CryptoToken>>),
+            Nothing::Null if is_nothing => {
+                promise.resolve_native(cx, &None::<DomRoot<CryptoToken>>)
+            },
             Nothing::Empty if is_nothing => {
                 promise.resolve_native(cx, &Vec::<DomRoot<CryptoToken>>::new())
             },

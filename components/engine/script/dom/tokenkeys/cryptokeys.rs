@@ -188,10 +188,8 @@ impl CryptoKeysMethods<crate::DomTypeHolder> for CryptoKeys {
                 };
                 match found_key(cx, global, *info, Some(&wanted)) {
                     Some(key) => promise.resolve_native(cx, &key),
-                    None => promise.reject_error(
-                        cx,
-                        Error::NotFound(Some("There is no such key.".into())),
-                    ),
+                    None => promise
+                        .reject_error(cx, Error::NotFound(Some("There is no such key.".into()))),
                 }
                 Ok(())
             }),

@@ -88,11 +88,13 @@ pub(crate) fn key_query(
         });
     }
     let purposes = query.extendedKeyUsages.iter().flatten();
-    let extended_key_usages: Vec<String> =
-        purposes.map(|purpose| String::from(purpose.clone())).collect();
+    let extended_key_usages: Vec<String> = purposes
+        .map(|purpose| String::from(purpose.clone()))
+        .collect();
     let is_identifier = |text: &String| {
         text.contains('.') &&
-            text.split('.')
+            text
+                .split('.')
                 .all(|arc| !arc.is_empty() && arc.bytes().all(|byte| byte.is_ascii_digit()))
     };
     if !extended_key_usages.iter().all(is_identifier) {

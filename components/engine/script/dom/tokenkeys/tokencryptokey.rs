@@ -29,9 +29,7 @@ use crate::dom::globalscope::GlobalScope;
 use crate::dom::namedcryptokey::NamedCryptoKey;
 use crate::dom::promise::{Promise, RootedPromise};
 use crate::dom::subtlecrypto::KeyAlgorithmAndDerivatives;
-use crate::dom::subtlecrypto::token_operation::{
-    array_buffer, key_with_algorithm, public_key_of,
-};
+use crate::dom::subtlecrypto::token_operation::{array_buffer, key_with_algorithm, public_key_of};
 use crate::dom::tokenkeys::answer::{Nothing, ask, unexpected};
 use crate::dom::tokenkeys::tokenhandle::{TokenHandle, origin_of};
 

@@ -431,8 +431,8 @@ pub(super) fn derive_bits(
     let Some(handle) = key.token_handle() else {
         return false;
     };
-    let operation =
-        public_point(algorithm, key, length).map(|public| KeyOperation::Derive { public, into: None });
+    let operation = public_point(algorithm, key, length)
+        .map(|public| KeyOperation::Derive { public, into: None });
     let settle: Settle = Box::new(move |cx, _, promise, reply| {
         let bits = first_bits(reply, length)?;
         let array = array_buffer(cx, &bits)?;
@@ -595,7 +595,9 @@ pub(super) fn wrap_key(
             if wrapped.info.is_wrappable && wrapped.info.token.id == wrapping.info.token.id =>
         {
             if !is_key_wrap || !matches!(format, KeyFormat::Raw | KeyFormat::Raw_secret) {
-                Err(not_supported("Keys leave a token in raw format, by AES-KW."))
+                Err(not_supported(
+                    "Keys leave a token in raw format, by AES-KW.",
+                ))
             } else {
                 Ok((
                     wrapping,
@@ -693,8 +695,7 @@ pub(super) fn unwrap_key(
             return Err(not_supported("Keys come into a token in raw format."));
         }
         let data = data_for_token(wrapped_key)?;
-        let (scheme, bits) =
-            unwrapping(unwrapping_key, algorithm, &import.algorithm, wrapped_key)?;
+        let (scheme, bits) = unwrapping(unwrapping_key, algorithm, &import.algorithm, wrapped_key)?;
         let (wanted, key) = import.into_token(bits)?;
         Ok((KeyOperation::Unwrap { scheme, data, key }, wanted))
     })();
@@ -765,7 +766,11 @@ pub(crate) fn unwrap_named_key(
 }
 
 /// What `importKey()` of a token's `subtle` does not give away: it makes no keys in the token.
-pub(super) fn refuse_import(subtle: &SubtleCrypto, promise: &RootedPromise, key: &CryptoKey) -> bool {
+pub(super) fn refuse_import(
+    subtle: &SubtleCrypto,
+    promise: &RootedPromise,
+    key: &CryptoKey,
+) -> bool {
     let is_refused = subtle.token().is_some() && key.Type() != KeyType::Public;
     if is_refused {
         let error = not_supported("Keys come into a token only wrapped by one of its keys.");
@@ -878,7 +883,11 @@ fn public_usages(name: CryptoAlgorithm) -> &'static [KeyUsage] {
 /// Those that the key in the token is for.
 fn own_usages(name: CryptoAlgorithm) -> Vec<KeyUsage> {
     let is_own = |usage: &&KeyUsage| !public_usages(name).contains(usage);
-    allowed_usages(name).iter().filter(is_own).cloned().collect()
+    allowed_usages(name)
+        .iter()
+        .filter(is_own)
+        .cloned()
+        .collect()
 }
 
 /// What a key in a token may do so that it can be used like this. AES-CBC, -CTR and -GCM wrap keys as they encrypt data; a
@@ -1032,7 +1041,9 @@ impl Wanted {
             return Ok((None, usages));
         };
         // More than that no key has; no key has that either.
-        let bits = self.bits.map(|bits| u16::try_from(bits).unwrap_or(u16::MAX));
+        let bits = self
+            .bits
+            .map(|bits| u16::try_from(bits).unwrap_or(u16::MAX));
         let (algorithm, usages) = match name {
             CryptoAlgorithm::RsassaPkcs1V1_5 | CryptoAlgorithm::RsaPss => {
                 (AlgorithmQuery::Rsa { bits }, Usages::SIGN)
@@ -1053,7 +1064,10 @@ impl Wanted {
             CryptoAlgorithm::Hmac => (AlgorithmQuery::Secret, Usages::NONE),
             _ => return Err(not_supported("Tokens do not know this algorithm.")),
         };
-        Ok((Some(algorithm), usages.and(token_usages(name, &self.usages))))
+        Ok((
+            Some(algorithm),
+            usages.and(token_usages(name, &self.usages)),
+        ))
     }
 }
 
