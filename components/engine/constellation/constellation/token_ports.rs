@@ -28,7 +28,7 @@ use super::Constellation;
 use crate::site::Site;
 
 /// How many ports to keep open for the workers of a document.
-const MAX_WORKER_PORTS: usize = 16;
+const MAX_WORKER_PORTS: usize = 64;
 
 /// How many creators or parents of documents without a URL of their own to follow.
 const MAX_INHERITED_ORIGIN_DEPTH: usize = 16;

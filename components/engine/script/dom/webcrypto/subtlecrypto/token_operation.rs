@@ -74,6 +74,26 @@ impl SubtleCrypto {
     }
 }
 
+/// Whether a method that makes a key from another one is for this file: the other one lives in a token, or the key that is
+/// made is to.
+pub(super) fn is_asked(subtle: &SubtleCrypto, key: &CryptoKey) -> bool {
+    key.token_handle().is_some() || subtle.token.get().is_some()
+}
+
+/// The handle of the key that another one is made from.
+fn source_handle<'a>(
+    subtle: &SubtleCrypto,
+    promise: &RootedPromise,
+    key: &'a CryptoKey,
+) -> Option<&'a TokenHandle> {
+    let handle = key.token_handle();
+    if handle.is_none() {
+        let error = not_supported("Keys come into a token only by one of its keys.");
+        subtle.reject_promise_with_error(promise, error);
+    }
+    handle
+}
+
 fn not_supported(message: &str) -> Error {
     Error::NotSupported(Some(message.to_owned()))
 }
@@ -536,7 +556,7 @@ pub(super) fn derive_key(
     length: Option<u32>,
     import: Import,
 ) {
-    let Some(handle) = base_key.token_handle() else {
+    let Some(handle) = source_handle(subtle, promise, base_key) else {
         return;
     };
     let public = public_point(algorithm, base_key, length);
@@ -667,7 +687,7 @@ pub(super) fn unwrap_key(
     wrapped_key: &[u8],
     import: Import,
 ) {
-    let Some(handle) = unwrapping_key.token_handle() else {
+    let Some(handle) = source_handle(subtle, promise, unwrapping_key) else {
         return;
     };
     let is_bound = subtle.token().is_some();
@@ -773,7 +793,7 @@ pub(super) fn refuse_import(
 ) -> bool {
     let is_refused = subtle.token().is_some() && key.Type() != KeyType::Public;
     if is_refused {
-        let error = not_supported("Keys come into a token only wrapped by one of its keys.");
+        let error = not_supported("Keys come into a token only by one of its keys.");
         subtle.reject_promise_with_error(promise, error);
     }
     is_refused
