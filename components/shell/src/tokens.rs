@@ -9,6 +9,7 @@
 //! this module.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Deserializer};
 use servo::{EventLoopWaker, Preferences, ServoBuilder, WebDriverCommandMsg};
 use token_client::{ClientConfig, TokenClient};
 use token_traits::control::{AccessConfig, ModuleConfig, WhenNoRules};
+use token_traits::keys::Bytes;
 use token_traits::prompt::{GrantId, PromptHost};
 use token_traits::{Feature, Origin, PermissionState, TokenBroker as _};
 use webdriver_server::TokenPromptMode;
@@ -48,6 +50,7 @@ pub struct TokenConfig {
     access: Access,
     pkcs11: Vec<Pkcs11>,
     tpm: Tpm,
+    piv: Piv,
 }
 
 /// `[access]`. Access rules are enforced in any case.
@@ -217,6 +220,40 @@ struct Tpm {
     tcti: Option<String>,
 }
 
+/// `[piv]`: cards with a PIV application.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Piv {
+    /// The management key of the cards in readers, in hexadecimal digits. Without it, no keys are made in them.
+    #[serde(deserialize_with = "management_key")]
+    management_key: Option<Bytes>,
+}
+
+/// Shows no key.
+impl fmt::Debug for Piv {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Piv")
+    }
+}
+
+/// Triple DES or AES.
+fn management_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+    const EXPECTED: &str = "a management key has 32, 48 or 64 hexadecimal digits";
+    let digits = Zeroizing::new(String::deserialize(deserializer)?);
+    let digit = |character: char| {
+        character
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let digits: Option<Vec<u8>> = digits.chars().map(digit).collect();
+    let digits = digits.filter(|digits| matches!(digits.len(), 32 | 48 | 64));
+    let digits = digits.ok_or_else(|| D::Error::custom(EXPECTED))?;
+    let pairs = digits.as_chunks::<2>().0;
+    Ok(Some(Bytes(
+        pairs.iter().map(|[high, low]| high << 4 | low).collect(),
+    )))
+}
+
 /// A process that is locked down has no other folder than the root.
 fn check_absolute(path: String) -> Result<String, String> {
     if Path::new(&path).is_absolute() {
@@ -319,6 +356,7 @@ pub fn connect(
         store: profile.token_store()?,
         modules: config.pkcs11.iter().map(Pkcs11::to_config).collect(),
         tpm: config.tpm.tcti.clone(),
+        piv_management_key: config.piv.management_key.clone(),
     };
     let client = TokenClient::new(client_config, prompts);
     if for_demo && let Some(origin) = Origin::new(demo::ORIGIN) {
@@ -420,6 +458,29 @@ mod tests {
             error.contains("absolute") && error.contains("line 2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_management_key_of_piv_cards() {
+        let key = |digits: &str| {
+            let text = format!("[piv]\nmanagement_key = \"{digits}\"");
+            TokenConfig::parse(&text).map(|config| config.piv.management_key)
+        };
+        let expected = Bytes((0..24).collect());
+        assert_eq!(
+            key("000102030405060708090a0b0C0D0E0F1011121314151617"),
+            Ok(Some(expected))
+        );
+        for wrong in ["", "00", "zz", &"0".repeat(33), &"g".repeat(32)] {
+            let error = key(wrong).unwrap_err();
+            assert!(
+                error.contains("line 2") && error.contains("management key"),
+                "{error}"
+            );
+        }
+        assert_eq!(TokenConfig::parse("").unwrap().piv.management_key, None);
+        let shown = format!("{:?}", TokenConfig::parse("").unwrap());
+        assert!(shown.contains("piv: Piv"), "{shown}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ use token_workers::protocol::{
 };
 
 mod audit;
+mod cards;
 mod consent;
 mod elements;
 mod keys;
@@ -42,6 +43,8 @@ mod rules;
 mod tries;
 mod workers;
 
+pub(crate) use self::cards::CardKeys;
+use self::cards::Cards;
 use self::consent::Prompt;
 use self::elements::may_see;
 use crate::access::device_rules::DeviceRules;
@@ -211,6 +214,7 @@ pub struct Broker {
     ports: HashMap<PortId, Port>,
     readers: BTreeMap<ReaderKey, Reader>,
     keys: Keys,
+    cards: Cards,
     workers: HashMap<WorkerId, Role>,
     /// What workers have said without being asked: since when, and how often.
     unasked: HashMap<WorkerId, (Instant, u32)>,
@@ -318,6 +322,7 @@ impl Default for Broker {
             ports: HashMap::new(),
             readers: BTreeMap::new(),
             keys: Keys::default(),
+            cards: Cards::default(),
             workers: HashMap::new(),
             unasked: HashMap::new(),
             monitor: Slot::new(WorkerKind::PcscMonitor),
@@ -397,6 +402,7 @@ impl Broker {
             Input::WorkerFrame(worker, frame) => self.worker_frame(worker, &frame, now),
             Input::Tick => self.tick(now),
         }
+        self.tell_cards(now);
         self.settle_prompts(now);
         std::mem::take(&mut self.outputs)
     }
@@ -406,6 +412,7 @@ impl Broker {
         let readers = self.readers.values().flat_map(|reader| {
             let asked = reader.queue.iter().filter_map(|job| match job {
                 Job::Asked { deadline, .. } => Some(*deadline),
+                Job::Keys(job) => Some(job.deadline),
                 Job::CloseChannel(_) | Job::Barrier(_) => None,
             });
             let running = reader.running.as_ref().map(|running| match running {
@@ -428,6 +435,7 @@ impl Broker {
             .chain(prompts)
             .chain(self.overview_until)
             .chain(self.keys.next_deadline())
+            .chain(self.cards_deadline())
             .min()
     }
 
@@ -463,6 +471,7 @@ impl Broker {
         for (ticket, _) in due {
             self.answer_or_ask(ticket, now);
         }
+        self.list_waiting_cards(false, now);
         self.expire_prompts(now);
         self.with_keys(now, Keys::tick);
         self.overview_until = self.overview_until.filter(|until| *until > now);
@@ -471,6 +480,7 @@ impl Broker {
         let keys: Vec<ReaderKey> = self.readers.keys().copied().collect();
         for key in keys {
             self.expire_jobs(key, now);
+            self.expire_card_jobs(key, now);
             self.give_up_running(key, now);
             let Some(reader) = self.readers.get_mut(&key) else {
                 continue;

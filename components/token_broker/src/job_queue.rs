@@ -42,7 +42,7 @@ impl JobQueue {
         let mut of_loop = self.jobs.iter().rev();
         let last = of_loop.find(|other| other.event_loop == event_loop);
         let round = match (last, &job) {
-            (Some(last), Job::Asked { .. }) => last.round + 1,
+            (Some(last), Job::Asked { .. } | Job::Keys(_)) => last.round + 1,
             // What ends something takes nobody's turn.
             (Some(last), Job::CloseChannel(_) | Job::Barrier(_)) => last.round,
             (None, _) => self.round(),
@@ -92,6 +92,15 @@ impl JobQueue {
         self.jobs.retain(|waiting| keeps(&waiting.job));
     }
 
+    /// Takes the jobs that `which` says.
+    pub(crate) fn take(&mut self, which: impl Fn(&Job) -> bool) -> Vec<Job> {
+        let (taken, rest) = std::mem::take(&mut self.jobs)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|waiting| which(&waiting.job));
+        self.jobs = rest;
+        taken.into_iter().map(|waiting| waiting.job).collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
@@ -124,7 +133,7 @@ mod tests {
         match queue.pop_front()? {
             Job::Asked { ticket, .. } => Some((ticket.port.0, ticket.request.0)),
             Job::Barrier(group) => Some((0, group.0)),
-            Job::CloseChannel(_) => panic!("nobody has pushed it"),
+            Job::CloseChannel(_) | Job::Keys(_) => panic!("nobody has pushed it"),
         }
     }
 
@@ -190,7 +199,7 @@ mod tests {
                         .map(|waiting| match &waiting.job {
                             Job::Asked { ticket, .. } => ticket.request.0,
                             Job::Barrier(group) => group.0,
-                            Job::CloseChannel(_) => 0,
+                            Job::CloseChannel(_) | Job::Keys(_) => 0,
                         })
                         .collect();
                     prop_assert!(numbers.is_sorted());

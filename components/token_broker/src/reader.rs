@@ -12,6 +12,7 @@ use secure_element::access::{AraMReader, ArfReader, DirectoryReader, RefreshTag,
 use secure_element::apdu::{Header, ResponseApdu};
 use secure_element::channel::{Aid, SelectResponse};
 use secure_element::class_byte::ChannelNumber;
+use secure_element::piv::dialogue::Dialogue;
 use token_traits::control::WorkerKind;
 use token_traits::port::{
     ChannelId, ChannelType, ElementType, ReaderId, ReaderInfo, RequestId, SessionId,
@@ -21,7 +22,9 @@ use token_traits::{PortId, PortIdentity};
 use token_workers::protocol::ReaderStatus;
 
 use crate::access::grants::ReaderName;
+use crate::broker::CardKeys;
 use crate::job_queue::JobQueue;
+use crate::keys::piv::{self, Outcome};
 use crate::supervision::Slot;
 
 /// What the embedded virtual card is called.
@@ -63,6 +66,17 @@ pub(crate) enum Job {
     CloseChannel(ChannelNumber),
     /// Everything that its document has asked for before is done.
     Barrier(GroupId),
+    /// For the keys in the card.
+    Keys(CardJob),
+}
+
+/// Something for the keys in a card.
+#[derive(Debug)]
+pub(crate) struct CardJob {
+    /// Who waits for it, if somebody does.
+    pub(crate) request: Option<u64>,
+    pub(crate) deadline: Instant,
+    pub(crate) task: piv::Task,
 }
 
 /// What a page asks of a card.
@@ -177,6 +191,28 @@ pub(crate) enum Step {
     /// SELECT of the default applet, for cards without MANAGE CHANNEL.
     SelectDefault,
     Disconnect,
+    Keys(Box<CardStep>),
+}
+
+/// What a command is for that has to do with the keys in a card.
+#[derive(Debug)]
+pub(crate) struct CardStep {
+    pub(crate) job: CardJob,
+    pub(crate) stage: CardStage,
+}
+
+#[derive(Debug)]
+pub(crate) enum CardStage {
+    Connect {
+        reset: bool,
+    },
+    /// MANAGE CHANNEL open.
+    Open,
+    /// The commands that the job consists of.
+    Converse {
+        channel: ChannelNumber,
+        dialogue: Dialogue<Outcome>,
+    },
 }
 
 impl Step {
@@ -195,7 +231,11 @@ impl Step {
             | Self::SelectAs(opening, ..)
             | Self::Rules(opening, _) => Some(opening.ticket),
             Self::PresentOrigin(_, _, ref telling) => Some(telling.ticket()),
-            Self::Close(_) | Self::ResetBasic | Self::SelectDefault | Self::Disconnect => None,
+            Self::Close(_)
+            | Self::ResetBasic
+            | Self::SelectDefault
+            | Self::Disconnect
+            | Self::Keys(_) => None,
         }
     }
 }
@@ -355,6 +395,8 @@ pub(crate) struct Reader {
     pub(crate) running: Option<Running>,
     /// Since when its worker has had nothing to do.
     pub(crate) idle_since: Option<Instant>,
+    /// The keys in the card.
+    pub(crate) keys: CardKeys,
 }
 
 impl Reader {
@@ -409,6 +451,7 @@ impl Reader {
             queue: JobQueue::default(),
             running: None,
             idle_since: None,
+            keys: CardKeys::default(),
         }
     }
 

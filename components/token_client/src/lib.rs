@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use token_traits::control::{AccessConfig, BrokerConfig, ModuleConfig};
+use token_traits::keys::Bytes;
 use token_traits::prompt::{GrantId, Overview, PromptHost};
 use token_traits::{
     ErrorKind, Feature, OpenPortCallback, Origin, PermissionState, PortId, PortIdentity,
@@ -53,6 +54,8 @@ pub struct ClientConfig {
     pub modules: Vec<ModuleConfig>,
     /// How the TPM is reached, where it is used: [`BrokerConfig::tpm`].
     pub tpm: Option<String>,
+    /// The management key of PIV cards in readers: [`BrokerConfig::piv_management_key`].
+    pub piv_management_key: Option<Bytes>,
 }
 
 impl ClientConfig {
@@ -64,6 +67,7 @@ impl ClientConfig {
             access: self.access.clone(),
             modules: self.modules.clone(),
             tpm: self.tpm.clone(),
+            piv_management_key: self.piv_management_key.clone(),
         }
     }
 }

@@ -1112,6 +1112,7 @@ mod tests {
                 store: Some("/somewhere".into()),
                 modules: vec![module()],
                 tpm: Some(TPM.into()),
+                piv_management_key: None,
             };
             let host = Arc::new(Host(Mutex::new(sender)));
             let permissions = Permissions::default();

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::PortId;
 use crate::feature::{Feature, PermissionState};
 use crate::identity::{Origin, PortIdentity};
+use crate::keys::Bytes;
 use crate::port::ElementType;
 use crate::prompt::{GrantId, Overview, PromptAnswer, PromptId, PromptRequest};
 use crate::wire::Frame;
@@ -108,6 +109,9 @@ pub struct BrokerConfig {
     /// `[tpm] tcti`: how the TPM is reached (`device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`), or `None` where it is
     /// not used.
     pub tpm: Option<String>,
+    /// `[piv] management_key`: the management key of PIV cards in PC/SC readers, 16, 24 or 32 bytes. Without it, no keys are
+    /// made in them. The embedded card has the one that such cards have at first.
+    pub piv_management_key: Option<Bytes>,
 }
 
 /// What applies to elements without access rules of their own.

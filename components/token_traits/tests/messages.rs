@@ -675,8 +675,18 @@ proptest! {
         when_no_rules in option::of(prop_oneof![Just(WhenNoRules::Ask), Just(WhenNoRules::Deny)]),
         modules in vec(module(), 0..3),
         tpm in option::of(".{0,40}"),
+        key in option::of(vec(any::<u8>(), 0..40)),
     ) {
         let access = device_rules.map(|device_rules| AccessConfig { device_rules, when_no_rules });
-        round_trip(&BrokerConfig { pcsc, virtual_card, uicc_readers, access, modules, tpm })?;
+        let piv_management_key = key.map(Bytes);
+        round_trip(&BrokerConfig {
+            pcsc,
+            virtual_card,
+            uicc_readers,
+            access,
+            modules,
+            tpm,
+            piv_management_key,
+        })?;
     }
 }

@@ -410,7 +410,8 @@ impl Card {
         outcome
     }
 
-    async fn management_algorithm(&mut self) -> Result<Option<ManagementAlgorithm>, PivError> {
+    /// The algorithm of the management key, if the card tells it: then it tells its keys, too.
+    pub async fn management_algorithm(&mut self) -> Result<Option<ManagementAlgorithm>, PivError> {
         let metadata = self.metadata_of(MANAGEMENT_KEY).await?;
         let algorithm = metadata.and_then(|metadata| metadata.algorithm);
         Ok(algorithm.and_then(ManagementAlgorithm::from_byte))

@@ -24,6 +24,7 @@ mod tests;
 use thiserror::Error;
 
 pub use self::card::{Card, Generate, Metadata, PinReference, Tries};
+pub use self::data::Discovery;
 pub use self::management::{ManagementAlgorithm, ManagementKey, ManagementKeyError};
 use crate::apdu::StatusWord;
 

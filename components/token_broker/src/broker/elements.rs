@@ -3,6 +3,8 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 //! The readers, and who is told what about the elements in them.
 
+use token_workers::key_protocol::KeyError;
+
 use super::*;
 
 /// Whether a document sees a reader. One that does not must not be able to tell that it is there.
@@ -135,8 +137,11 @@ impl Broker {
             reader.tries.clear();
             reader.basic_is_dirty = false;
             reader.unlocked_by = None;
+            reader.keys = CardKeys::default();
             self.connection_lost(key, io_error(&WorkerError::CardRemoved.to_string()));
+            self.fail_card_jobs(key, now);
         }
+        self.card_changed();
         // Who may no longer see the reader still learns that the card has gone.
         self.tell_elements();
         if !present {
@@ -157,6 +162,7 @@ impl Broker {
     pub(super) fn monitor_is_wanted(&self) -> bool {
         self.config.pcsc
             && (!self.waiting_for_readers.is_empty()
+                || self.cards_want_readers()
                 || self.overview_until.is_some()
                 || self.prompts.values().any(Prompt::needs_readers)
                 || self
@@ -210,10 +216,12 @@ impl Broker {
                 None => {
                     let reader = Reader::pcsc(status, &self.config.uicc_readers);
                     self.add_reader(reader);
+                    self.card_changed();
                 }
             }
         }
         self.readers_are_known = true;
+        self.list_waiting_cards(true, now);
         self.tell_elements();
         for (ticket, _) in std::mem::take(&mut self.waiting_for_readers) {
             self.answer_or_ask(ticket, now);
@@ -236,14 +244,23 @@ impl Broker {
         for port in self.ports.values_mut() {
             port.elements.remove(&key);
         }
-        if let Some(ticket) = reader.running.and_then(|running| running.step.ticket()) {
-            self.reply(ticket, Err(io_error(READER_GONE)));
+        match reader.running.map(|running| running.step) {
+            Some(Step::Keys(step)) => {
+                self.card_job_ended(key, step.job, Err(KeyError::Failed), now);
+            }
+            Some(step) => {
+                if let Some(ticket) = step.ticket() {
+                    self.reply(ticket, Err(io_error(READER_GONE)));
+                }
+            }
+            None => {}
         }
         for job in reader.queue.into_jobs() {
             match job {
                 Job::Asked { ticket, .. } => self.reply(ticket, Err(io_error(READER_GONE))),
                 Job::Barrier(group) => self.pass_barrier(group),
                 Job::CloseChannel(_) => {}
+                Job::Keys(job) => self.card_job_ended(key, job, Err(KeyError::Failed), now),
             }
         }
     }

@@ -4,8 +4,6 @@
 
 //! The keys' part of the broker, and the rest of it.
 
-use token_workers::key_protocol::{KeyError, KeyReply, KeyRequestBody};
-
 use super::*;
 use crate::keys::{Effect, Lent};
 
@@ -62,22 +60,8 @@ impl Broker {
         }
     }
 
-    /// Keys in cards ([`ProviderId::Cards`]): there are none yet.
-    fn cards_request(&mut self, request: KeyRequest, now: Instant) {
-        let result = match request.body {
-            KeyRequestBody::ListTokens => Ok(KeyReply::Tokens(Vec::new())),
-            KeyRequestBody::Token(..) => Err(KeyError::NoToken),
-            KeyRequestBody::Cancel { .. } => return,
-        };
-        let message = KeyMessage::Reply {
-            request: request.id,
-            result,
-        };
-        self.cards_message(message, now);
-    }
-
     /// What [`ProviderId::Cards`] says.
-    fn cards_message(&mut self, message: KeyMessage, now: Instant) {
+    pub(super) fn cards_message(&mut self, message: KeyMessage, now: Instant) {
         self.with_keys(now, |keys| {
             if !keys.message(ProviderId::Cards, message) {
                 log::error!("cards: an answer to nothing");

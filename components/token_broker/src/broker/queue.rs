@@ -50,7 +50,13 @@ impl Broker {
                         self.start_task(key, ticket, deadline, task, now);
                     }
                 }
-                Some(Job::Asked { .. } | Job::CloseChannel(_)) => {
+                Some(Job::Keys(job)) if job.deadline <= now => self.expire_card_jobs(key, now),
+                Some(Job::Keys(_)) if ready => {
+                    if let Some(Job::Keys(job)) = reader.queue.pop_front() {
+                        self.start_card_job(key, job, now);
+                    }
+                }
+                Some(Job::Asked { .. } | Job::CloseChannel(_) | Job::Keys(_)) => {
                     let kind = reader.slot.kind().clone();
                     if let Wanted::Start(worker) = reader.slot.want(now, &mut self.next_worker) {
                         self.workers.insert(worker, Role::Reader(key));
@@ -59,7 +65,7 @@ impl Broker {
                     return;
                 }
                 None => {
-                    if reader.sessions == 0 && ready {
+                    if reader.sessions == 0 && !reader.keys.is_open() && ready {
                         if reader.connected {
                             let body = protocol::RequestBody::Disconnect;
                             self.run(key, Step::Disconnect, body, now + CLOSE_TIMEOUT);
@@ -147,6 +153,15 @@ impl Broker {
             },
             Task::OpenChannel { session, .. } if !port.sessions.contains_key(&session) => {
                 self.reply(ticket, Err(closed("session")));
+            }
+            // No page finds a PIN verified.
+            Task::OpenChannel { .. } if reader.keys.is_open() => {
+                reader.queue.push_front(Job::Asked {
+                    ticket,
+                    deadline,
+                    task,
+                });
+                self.log_out_of_card(key, now);
             }
             Task::OpenChannel { .. } if port.channels.len() >= MAX_CHANNELS => {
                 let message = "this page has too many channels open";

@@ -3,15 +3,20 @@
  * file, You can obtain one at https://mozilla.org/MPL/2.0/. */
 //! The workers' lives, and what their answers mean.
 
+use token_workers::key_protocol::KeyError;
+
 use super::elements::may_see;
 use super::rules::{next_unsupported, no_next};
 use super::*;
-use crate::reader::{Asked, Found};
+use crate::reader::{Asked, CardStage, Found};
 
 /// Whether it is of the kind, and of a length, that a worker can answer with: what is not is no card's fault.
 fn is_answer(step: &Step, result: &Result<protocol::ReplyBody, WorkerError>) -> bool {
     match (step, result) {
         (_, Err(_)) => true,
+        (Step::Keys(step), Ok(reply)) if matches!(step.stage, CardStage::Connect { .. }) => {
+            matches!(reply, protocol::ReplyBody::Connected(_))
+        }
         (Step::Connect { .. } | Step::Reset(_), Ok(reply)) => {
             matches!(reply, protocol::ReplyBody::Connected(_))
         }
@@ -71,13 +76,18 @@ impl Broker {
                 // Channels and verified PINs stay in the card. Nobody remembers them, so they have to go.
                 reader.needs_reset |= reader.connected;
                 let running = reader.running.take();
-                if let Some(ticket) = running.and_then(|running| running.step.ticket()) {
+                let step = running.map(|running| running.step);
+                if let Some(ticket) = step.as_ref().and_then(Step::ticket) {
                     let message = "communication with the card ended or took too long";
                     self.refuse(ticket, ErrorKind::Io, message);
                 }
                 self.connection_lost(key, error);
                 if !was_ready {
                     self.fail_queue(key, "communication with the card cannot be started");
+                    self.fail_card_jobs(key, now);
+                }
+                if let Some(Step::Keys(step)) = step {
+                    self.card_job_ended(key, step.job, Err(KeyError::Failed), now);
                 }
                 // The embedded card ended with its worker, and comes with the next one.
                 if self
@@ -113,6 +123,7 @@ impl Broker {
         reader.names_uicc = false;
         reader.sessions = 0;
         reader.channels.clear();
+        reader.keys.forget();
         if let Some(running) = &mut reader.running {
             running.is_stale = true;
         }
@@ -199,6 +210,13 @@ impl Broker {
             is_stale,
             ..
         } = running;
+        let step = match step {
+            Step::Keys(step) => {
+                self.card_step_ended(key, *step, result, is_stale, now);
+                return self.advance(key, now);
+            }
+            step => step,
+        };
         match result {
             // Nothing can be built on it: whatever it has opened belongs to nobody.
             _ if is_stale && !matches!(step, Step::Transmit(..)) => {
@@ -315,6 +333,9 @@ impl Broker {
         if reset {
             reader.basic_is_dirty = false;
             reader.unlocked_by = None;
+            if let Some(channel) = reader.keys.forget() {
+                reader.channels.remove(&channel);
+            }
         }
         // The port may have gone while the worker connected, the grant with it, or the time.
         let Some(port) = self
@@ -510,7 +531,11 @@ impl Broker {
                 reader.needs_reset |= response.status.is_error();
                 reader.channels.remove(&ChannelNumber::BASIC);
             }
-            Step::Connect { .. } | Step::Transmit(..) | Step::Reset(_) | Step::Disconnect => {
+            Step::Connect { .. }
+            | Step::Transmit(..)
+            | Step::Reset(_)
+            | Step::Disconnect
+            | Step::Keys(_) => {
                 self.step_failed(key, step, WorkerError::Communication);
             }
         }

@@ -12,6 +12,7 @@
 //! - [`token`]: tokens, what is in them, and who is logged in;
 //! - [`discovery`]: finding keys and tokens; [`query`] what fits;
 //! - [`operate`]: using keys; [`provision`]: making, deleting and certifying them;
+//! - [`piv`]: PIV cards as tokens;
 //! - [`origins`]: the list of origins that is kept with a key; [`ids`]: what a party calls a key;
 //! - [`errors`]: what the page is told.
 
@@ -22,6 +23,7 @@ mod errors;
 mod ids;
 mod operate;
 mod origins;
+pub(crate) mod piv;
 mod provider;
 mod provision;
 mod query;

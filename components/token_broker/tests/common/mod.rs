@@ -57,6 +57,7 @@ pub fn nothing() -> ClientConfig {
         store: None,
         modules: Vec::new(),
         tpm: None,
+        piv_management_key: None,
     }
 }
 

@@ -354,6 +354,7 @@ impl Page {
             store,
             modules: Vec::new(),
             tpm: None,
+            piv_management_key: None,
         };
         let client = TokenClient::new(config, Arc::new(Nobody));
         let origin = Origin::new(ORIGIN).ok_or("no origin")?;
