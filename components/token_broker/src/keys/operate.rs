@@ -138,11 +138,12 @@ impl Shared {
         operation: impl Fn(KeyUse) -> Operation,
     ) -> Result<KeyReply, TokenError> {
         let (name, entry) = place;
-        let logins = self.logins(name);
         let used = |auth: Option<Secret>| {
             let key = entry.info.key.clone();
             operation(KeyUse { key, auth })
         };
+        self.end_login_of_another(caller, name).await;
+        let logins = self.logins(name);
         let result = if entry.info.asks_each_time {
             self.perform_with_pin(caller, name, logins, used).await
         } else {

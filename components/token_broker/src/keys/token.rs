@@ -52,6 +52,8 @@ pub(super) struct Token {
     pub(super) info: protocol::TokenInfo,
     pub(super) present: bool,
     logged_in: bool,
+    /// Who has logged in.
+    user: Option<Party>,
     last_used: Instant,
     /// Whoever asks for the PIN holds it.
     login_lock: Rc<Mutex<()>>,
@@ -126,6 +128,7 @@ impl Token {
             info,
             present: false,
             logged_in: false,
+            user: None,
             last_used: now,
             login_lock: Rc::default(),
             logins: 0,
@@ -442,6 +445,7 @@ impl Shared {
         name: &TokenName,
         operation: Operation,
     ) -> Result<KeyReply, TokenError> {
+        self.end_login_of_another(caller, name).await;
         let logins = self.logins(name);
         match self.operate(name, operation.clone()).await {
             Err(Failure::Key(KeyError::NotLoggedIn)) => {
@@ -453,6 +457,21 @@ impl Shared {
     }
 
     // Login.
+
+    /// What a card's PIN has opened for one party does not serve another, which has its user enter the PIN itself.
+    pub(super) async fn end_login_of_another(&self, caller: &Caller, name: &TokenName) {
+        let is_anothers = self.with(|state| {
+            let token = state.tokens.get(name);
+            token.is_some_and(|token| {
+                token.provider == ProviderId::Cards
+                    && token.logged_in
+                    && token.user.as_ref() != Some(&caller.party)
+            })
+        });
+        if is_anothers {
+            self.log_out(vec![*name]).await;
+        }
+    }
 
     pub(super) fn logins(&self, name: &TokenName) -> u64 {
         self.with(|state| state.tokens.get(name).map_or(0, |token| token.logins))
@@ -495,6 +514,7 @@ impl Shared {
             };
             token.logins += 1;
             token.logged_in = is_in && token.handle.is_some();
+            token.user = token.logged_in.then(|| caller.party.clone());
             token.last_used = now;
             token.refused_by = (!is_in).then(|| caller.party.clone());
             if is_in {
