@@ -681,15 +681,12 @@ impl SlotKey {
         }
         let mut value = Vec::new();
         tlv::write(&mut value, KEPT, &kept);
-        match &self.certificate {
-            Some(certificate) => {
-                // In front of what ends the object.
-                let certificate = with_certificate(certificate);
-                let end = [0xFE, 0x00];
-                let body = certificate.strip_suffix(&end).unwrap_or(&certificate);
-                value.splice(0..0, body.iter().copied());
-            }
-            None => {}
+        if let Some(certificate) = &self.certificate {
+            // In front of what ends the object.
+            let certificate = with_certificate(certificate);
+            let end = [0xFE, 0x00];
+            let body = certificate.strip_suffix(&end).unwrap_or(&certificate);
+            value.splice(0..0, body.iter().copied());
         }
         tlv::write(&mut value, END, &[]);
         value
