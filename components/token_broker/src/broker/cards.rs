@@ -226,10 +226,6 @@ impl Broker {
         let keys = &mut reader.keys;
         match result {
             Ok(_) => {}
-            Err(KeyError::NoToken) => {
-                keys.is_none = true;
-                return None;
-            }
             // It is busy, perhaps. What was known of it still holds.
             Err(_) => {
                 keys.token?;
@@ -277,7 +273,7 @@ impl Broker {
             return;
         };
         if !reader.present {
-            return self.card_job_ended(key, job, Err(KeyError::Failed), now);
+            return self.card_job_ended(key, job, Err(KeyError::NoToken), now);
         }
         let is_logout = matches!(job.task, piv::Task::Operate(Operation::Logout));
         if is_logout && !reader.keys.is_open() {
@@ -381,6 +377,8 @@ impl Broker {
             }
             Err(_) => Err(KeyError::Failed),
         };
+        // It has no such application.
+        reader.keys.is_none |= result == Err(KeyError::NoToken);
         if reader.keys.state.is_logged_in && !matches!(result, Err(KeyError::Failed)) {
             reader.keys.channel = Some(channel);
         } else {
@@ -419,7 +417,12 @@ impl Broker {
                 reader.needs_reset |= reader.connected
                     && !matches!(error, WorkerError::CardReset | WorkerError::CardRemoved);
                 self.connection_lost(key, io_error(&error.to_string()));
-                return self.card_job_ended(key, job, Err(KeyError::Failed), now);
+                let key_error = match stage {
+                    CardStage::Converse { .. } => KeyError::Failed,
+                    // Nothing was begun.
+                    CardStage::Connect { .. } | CardStage::Open => KeyError::NoToken,
+                };
+                return self.card_job_ended(key, job, Err(key_error), now);
             }
         };
         match (stage, response) {
