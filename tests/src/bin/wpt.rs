@@ -8,12 +8,14 @@ use std::io;
 use std::process::ExitCode;
 
 use e2e::server::web_platform_tests;
-use e2e::shell::{Options, VIRTUAL_CARD};
+use e2e::shell::Options;
 use e2e::softhsm::{PIN, SoftHsm};
 use e2e::wpt::{Expectations, Report, Runner, Test, find_tests, print_table};
 
 /// The tests that need a token in which keys can be made: they get one in software.
 const TOKEN_KEYS: &str = "/webcrypto-key-discovery/";
+/// The only token that they have: the embedded card is another one.
+const NO_CARDS: &str = "[virtual_card]\nenabled = false\n\n[pcsc]\nenabled = false\n";
 
 fn main() -> ExitCode {
     let (flags, patterns): (Vec<String>, Vec<String>) = std::env::args()
@@ -69,7 +71,7 @@ fn run(patterns: &[String], list: bool) -> io::Result<bool> {
             None => Runner::new(&server, Options::default()),
             Some(hsm) => {
                 let options = Options {
-                    token_config: format!("{VIRTUAL_CARD}\n{}", hsm.token_config()),
+                    token_config: format!("{NO_CARDS}\n{}", hsm.token_config()),
                     ..Options::default()
                 };
                 Runner::new(&server, options).with_pin(PIN)
