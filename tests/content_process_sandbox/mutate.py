@@ -11,75 +11,19 @@ tries all changes, or those with WORD in their name, in a copy. It ends with sta
 comparison with the documentation, which would notice any, does not count.
 """
 
-import os
 import pathlib
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-MODULE = pathlib.Path("components/engine/servo/content_process_sandbox")
-TESTS = pathlib.Path("tests/content_process_sandbox")
-NOT_COUNTED = ["the documentation says the same", "everything that is allowed is used"]
-TABLE, STEPS = MODULE / "table.rs", MODULE / "mod.rs"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from sandbox_changes import changes_of_calls, try_changes, workspace
 
-WORKSPACE = """
-[workspace]
-resolver = "3"
-members = ["tests/content_process_sandbox"]
-"""
-
-
-def end_of(text, start, brackets):
-    """The place after the bracket that belongs to the one at `start`."""
-    depth = 0
-    for index in range(start, len(text)):
-        depth += {brackets[0]: 1, brackets[1]: -1}.get(text[index], 0)
-        if depth == 0:
-            return index + 1
-    raise ValueError(text[start : start + 50])
-
-
-def parts(text, offset):
-    """The places of what commas outside of brackets separate."""
-    depth, start = 0, 0
-    for index, character in enumerate(text + ","):
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
-            part = text[start:index]
-            if part.strip():
-                yield offset + start, offset + start + len(part.rstrip())
-            start = index + 1
-
-
-def without(text, start, end):
-    """Without what is there, and one of the commas beside it."""
-    if text[end : end + 1] == ",":
-        return text[:start] + text[end + 1 :]
-    return text[:start].rstrip().removesuffix(",") + text[end:]
+MODULE = "components/engine/servo/content_process_sandbox"
+TESTS = "tests/content_process_sandbox"
 
 
 def changes_of_table(text):
-    for match in re.finditer(r"\bcall!\(\s*(SYS_\w+)", text):
-        name = match[1]
-        start, inside = match.start(), match.start() + len("call!(")
-        end = end_of(text, inside - 1, "()")
-        attribute = re.search(r"#\[cfg\([^\n]*\)\]\s*$", text[:start])
-        row = attribute.start() if attribute else start
-        yield f"no {name}", without(text, row, end)
-        lists = [part for part in parts(text[inside : end - 1], inside) if "[" in text[slice(*part)]]
-        for number, (first, last) in enumerate(lists):
-            opening = text.index("[", first)
-            conditions = list(parts(text[opening + 1 : last - 1], opening + 1))
-            if len(lists) > 1:
-                yield f"{name} without way {number}", without(text, first, last)
-            for place, (begin, finish) in enumerate(conditions):
-                if len(conditions) > 1:
-                    yield f"{name}, way {number}, any argument {place}", without(text, begin, finish)
-                else:
-                    yield f"{name}, way {number}, with any arguments", text[:start] + f"call!({name})" + text[end:]
+    yield from changes_of_calls(text)
     files = re.search(r"const READ.*?\n\];", text, re.S)
     for match in re.finditer(r"\b(Path|InHome|InUserData)\(\"[^\"]*\"\),?|\bProgram,?", files[0]):
         start = files.start() + match.start()
@@ -117,45 +61,11 @@ def changes_of_steps(text):
         yield f"{old} becomes {new or 'nothing'}", text.replace(old, new)
 
 
-def main():
-    words = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder)
-        shutil.copytree(ROOT / MODULE, copy / MODULE)
-        shutil.copytree(ROOT / TESTS, copy / TESTS)
-        workspace = re.search(r"\[workspace\.package\].*?(?=\n\[profile)", (ROOT / "Cargo.toml").read_text(), re.S)
-        (copy / "Cargo.toml").write_text(WORKSPACE + workspace[0])
-        shutil.copy(ROOT / "Cargo.lock", copy)
-        environment = dict(os.environ, CARGO_INCREMENTAL="0", CARGO_TARGET_DIR=str(copy / "target"))
-
-        def test(*flags):
-            command = ["cargo", "test", "--quiet", "--offline", *flags]
-            skip = [word for name in NOT_COUNTED for word in ("--skip", name)]
-            return subprocess.run([*command, "--", *skip], cwd=copy, env=environment, capture_output=True, text=True)
-
-        unchanged = test()
-        if unchanged.returncode != 0:
-            sys.exit(f"the tests fail by themselves:\n{unchanged.stdout}{unchanged.stderr}")
-        unnoticed, tried = [], 0
-        for file, changes in [(TABLE, changes_of_table), (STEPS, changes_of_steps)]:
-            original = (ROOT / file).read_text()
-            for name, text in changes(original):
-                if not all(word in name for word in words):
-                    continue
-                if text == original:
-                    sys.exit(f"{name} changes nothing")
-                (copy / file).write_text(text)
-                built = test("--no-run")
-                if built.returncode != 0:
-                    sys.exit(f"{name} does not compile:\n{built.stderr}")
-                tried += 1
-                if test().returncode == 0:
-                    unnoticed.append(name)
-                    print(f"unnoticed: {name}", flush=True)
-            (copy / file).write_text(original)
-        print(f"{tried} changes, {len(unnoticed)} unnoticed")
-        sys.exit(1 if unnoticed or not tried else 0)
-
-
 if __name__ == "__main__":
-    main()
+    try_changes(
+        crate=TESTS,
+        copied=[MODULE, TESTS],
+        written={"Cargo.toml": workspace([TESTS])},
+        changes={f"{MODULE}/table.rs": changes_of_table, f"{MODULE}/mod.rs": changes_of_steps},
+        not_counted=["the documentation says the same", "everything that is allowed is used"],
+    )

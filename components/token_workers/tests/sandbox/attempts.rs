@@ -760,14 +760,14 @@ pub const ATTEMPTS_OF_OTHERS: &[Attempt] = &[opened("read the store", |place| {
     open(&place.store().join("program"), libc::O_RDONLY)
 })];
 
-const AT_CWD: u64 = libc::AT_FDCWD as u64;
-const STDOUT: u64 = 1;
+pub const AT_CWD: u64 = libc::AT_FDCWD as u64;
+pub const STDOUT: u64 = 1;
 
-fn c_path(path: &Path) -> CString {
+pub fn c_path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).expect("a path")
 }
 
-fn address(text: &CString) -> u64 {
+pub fn address(text: &CString) -> u64 {
     text.as_ptr() as u64
 }
 
@@ -783,19 +783,19 @@ fn result_6(number: c_long, arguments: [u64; 6]) -> Result<u64, i32> {
     })
 }
 
-fn result(number: c_long, [a, b, c, d]: [u64; 4]) -> Result<u64, i32> {
+pub fn result(number: c_long, [a, b, c, d]: [u64; 4]) -> Result<u64, i32> {
     result_6(number, [a, b, c, d, 0, 0])
 }
 
-fn call(number: c_long, arguments: [u64; 4]) -> Result<(), i32> {
+pub fn call(number: c_long, arguments: [u64; 4]) -> Result<(), i32> {
     result(number, arguments).map(drop)
 }
 
-fn call_5(number: c_long, [a, b, c, d, e]: [u64; 5]) -> Result<(), i32> {
+pub fn call_5(number: c_long, [a, b, c, d, e]: [u64; 5]) -> Result<(), i32> {
     result_6(number, [a, b, c, d, e, 0]).map(drop)
 }
 
-fn call_6(number: c_long, arguments: [u64; 6]) -> Result<(), i32> {
+pub fn call_6(number: c_long, arguments: [u64; 6]) -> Result<(), i32> {
     result_6(number, arguments).map(drop)
 }
 
@@ -823,12 +823,12 @@ fn unlink(path: &Path) -> Result<(), i32> {
     }
 }
 
-fn socket(family: i32, kind: i32) -> Result<u64, i32> {
+pub fn socket(family: i32, kind: i32) -> Result<u64, i32> {
     let kind = (kind | libc::SOCK_CLOEXEC) as u64;
     result(libc::SYS_socket, [family as u64, kind, 0, 0])
 }
 
-fn pair(family: i32, kind: i32) -> Result<[u64; 2], i32> {
+pub fn pair(family: i32, kind: i32) -> Result<[u64; 2], i32> {
     let mut ends = [0_i32; 2];
     let kind = (kind | libc::SOCK_CLOEXEC) as u64;
     call(
@@ -857,7 +857,7 @@ fn local(number: c_long, path: &[u8]) -> Result<(), i32> {
     call(number, [socket, name.as_ptr() as u64, name.len() as u64, 0])
 }
 
-fn map(rights: i32, flags: i32, length: u64) -> Result<u64, i32> {
+pub fn map(rights: i32, flags: i32, length: u64) -> Result<u64, i32> {
     result_6(
         libc::SYS_mmap,
         [0, length, rights as u64, flags as u64, u64::MAX, 0],

@@ -10,6 +10,10 @@
 mod attempts;
 #[cfg(target_arch = "x86_64")]
 mod docs;
+mod limits;
+mod places;
+mod rows;
+mod steps;
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -83,6 +87,13 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["try", kind, change, name, folder, port] => attempt(kind, change, name, folder, port),
         ["try-the-rest", kind] => return try_the_rest(kind),
+        ["rows", kind] => return report(wrong_rows(kind)),
+        ["places", kind, folder, version] => {
+            return report(wrong_places(kind, folder, version));
+        }
+        ["limits", kind] => return report(limits::wrong(kind)),
+        ["steps"] => return report(steps::wrong()),
+        ["thread", what] => steps::in_a_thread(what),
         _ => {}
     }
     // Probes inherit these limits, and the sandbox lowers them.
@@ -99,6 +110,15 @@ fn main() -> ExitCode {
     }
     let mut tests = Vec::new();
     for kind in KINDS {
+        tests.push(Trial::test(format!("{kind}: rows"), move || {
+            no_complaint(&["rows", kind])
+        }));
+        tests.push(Trial::test(format!("{kind}: places"), move || {
+            places_are_governed(kind)
+        }));
+        tests.push(Trial::test(format!("{kind}: limits"), move || {
+            no_complaint(&["limits", kind])
+        }));
         tests.push(Trial::test(format!("{kind}: attempts"), move || {
             attempts_end_as_they_should(kind)
         }));
@@ -112,6 +132,14 @@ fn main() -> ExitCode {
         every_argument_that_is_checked_is_tried,
     ));
     tests.push(Trial::test("a second thread", a_second_thread));
+    tests.push(Trial::test("each step by itself", || {
+        no_complaint(&["steps"])
+    }));
+    for what in steps::IN_A_THREAD {
+        tests.push(Trial::test(format!("a thread that {what}"), || {
+            steps::a_thread_ends_the_process(what)
+        }));
+    }
     #[cfg(target_arch = "x86_64")]
     tests.push(Trial::test(
         "the documentation says the same",
@@ -425,23 +453,146 @@ fn say(text: &str) {
     unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
 }
 
-/// Starts a copy of this process that waits to be killed, and is when this process ends.
+/// Starts a copy of this process that waits for its end. A signal would not come from inside the sandbox.
 fn victim() -> i32 {
+    let mut ends = [0_i32; 2];
+    // SAFETY: the pointer is to two numbers.
+    let made = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(made, 0, "a pipe");
+    let [end, parents] = ends;
     // SAFETY: there is no other thread.
     match unsafe { libc::fork() } {
-        0 => loop {
-            // SAFETY: both take no address.
+        0 => {
+            let mut nothing = 0_u8;
+            // SAFETY: the pointer is to a byte, which nobody sends. Nobody waits longer for the victim than for its parent.
             unsafe {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                // Its parent may have ended before. Nobody waits for it longer than for its parent.
+                libc::close(parents);
                 libc::close(1);
                 libc::close(2);
                 libc::alarm(LIMIT);
-                libc::pause();
+                libc::read(end, (&raw mut nothing).cast(), 1);
+                libc::_exit(0)
             }
-        },
+        }
         victim => victim,
     }
+}
+
+/// Says what is wrong, as a process does that was started for it.
+fn report(wrong: Vec<String>) -> ExitCode {
+    for wrong in &wrong {
+        println!("{wrong}");
+    }
+    println!("{} wrong", wrong.len());
+    ExitCode::SUCCESS
+}
+
+/// Runs such a process.
+fn no_complaint(arguments: &[&str]) -> Result<(), Failed> {
+    let arguments: Vec<&OsStr> = arguments.iter().map(|text| text.as_ref()).collect();
+    let output = probe(&arguments);
+    if output.status.success() && output.stdout == b"0 wrong\n" {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{}: {text} {errors}", output.status).into())
+}
+
+/// How a child ends that could not be locked down.
+const NOT_LOCKED: u8 = 255;
+
+/// What becomes of a child that does this and ends.
+fn in_child(
+    run: impl FnOnce() -> Result<Result<(), i32>, SandboxError>,
+) -> Result<Outcome, String> {
+    // SAFETY: there is no other thread.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let code = match run() {
+            Ok(Ok(())) => 0,
+            Ok(Err(number)) => number,
+            Err(error) => {
+                eprintln!("{error}");
+                NOT_LOCKED.into()
+            }
+        };
+        // SAFETY: it ends the child.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to an i32.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    let is_killed = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS;
+    match libc::WEXITSTATUS(status) {
+        _ if waited == child && is_killed => Ok(Outcome::Killed),
+        _ if waited != child || !libc::WIFEXITED(status) => Err(format!("status {status:#x}")),
+        0 => Ok(Outcome::Done),
+        code if code == i32::from(NOT_LOCKED) => Err("no sandbox".into()),
+        number => Ok(Outcome::Error(number)),
+    }
+}
+
+/// Plays each row of its kind, before and after its last thread runs or its module is loaded.
+fn wrong_rows(kind_name: &str) -> Vec<String> {
+    // SAFETY: a signal that ends the process.
+    unsafe { libc::alarm(LIMIT) };
+    let kind = kind(kind_name, Path::new("/nowhere"));
+    let mut wrong = Vec::new();
+    let rows = rows::ROWS
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| row.kinds.contains(&kind_name));
+    for (index, row) in rows {
+        for (is_started, expected) in [(false, row.before), (true, (row.after)(kind_name))] {
+            let seen = in_child(|| {
+                rows::prepare(row.number);
+                sandbox::lock_down(kind)?;
+                if is_started {
+                    last_filter(kind)?;
+                }
+                Ok((row.run)())
+            });
+            let right = match seen {
+                // So the sandbox answers, and the kernel does not.
+                Ok(Outcome::Error(libc::EPERM | libc::EACCES | libc::ENOSYS)) => {
+                    seen == Ok(expected)
+                }
+                Ok(seen) => expected.matches(seen),
+                Err(_) => false,
+            };
+            if !right {
+                let when = if is_started { "after" } else { "before" };
+                wrong.push(format!("{}, row {index}, {when}: {seen:?}", row.name));
+            }
+        }
+    }
+    wrong
+}
+
+/// Each right in each place, with the newest version of Landlock and with the first ones.
+fn places_are_governed(kind: &str) -> Result<(), Failed> {
+    let newest = sandbox::support()?.landlock.min(6);
+    for version in [newest, 1, 2] {
+        let folder = tempfile::tempdir()?;
+        let folder = folder.path().to_str().ok_or("no name")?;
+        no_complaint(&["places", kind, folder, &version.to_string()])?;
+    }
+    Ok(())
+}
+
+fn wrong_places(kind: &str, folder: &str, version: &str) -> Vec<String> {
+    // SAFETY: a signal that ends the process.
+    unsafe { libc::alarm(LIMIT) };
+    places::enter(Path::new(folder)).expect("a root folder of its own");
+    let mut profile = Profile::of(places::kind(kind));
+    let version: i32 = version.parse().expect("a version");
+    // The newest that is used is the profile's own choice.
+    if version < 6 {
+        profile.landlock = ABI::from(version);
+    }
+    profile.apply(Step::Landlock).expect("a sandbox");
+    places::wrong(kind, version)
 }
 
 /// Whatever is not in the table ends the process, whatever its number.
@@ -464,6 +615,10 @@ fn no_other_system_call(kind: &str) -> Result<(), Failed> {
 /// As a process does when its last thread runs.
 fn lock_down(kind: Kind<'_>) -> Result<(), SandboxError> {
     sandbox::lock_down(kind)?;
+    last_filter(kind)
+}
+
+fn last_filter(kind: Kind<'_>) -> Result<(), SandboxError> {
     match kind {
         Kind::Module(_) => sandbox::no_more_code(),
         _ => sandbox::no_more_threads(),
@@ -475,18 +630,6 @@ fn try_the_rest(kind_name: &str) -> ExitCode {
     unsafe { libc::alarm(LIMIT) };
     let store = env::temp_dir();
     let kind = kind(kind_name, &store);
-    let profile = Profile::of(kind);
-    let failing = profile.failing.iter().map(|(call, _)| call);
-    let known: Vec<i64> = profile
-        .calls
-        .iter()
-        .chain(failing)
-        .filter(|call| {
-            let is_given_up = |other: &Call| other.number == call.number && other.with.is_empty();
-            !profile.start.iter().any(is_given_up)
-        })
-        .map(|call| call.number)
-        .collect();
     // On this architecture the same numbers again are those of another, which has 32 bits for an address.
     let x32 = if cfg!(target_arch = "x86_64") {
         0x4000_0000..0x4000_0000 + NUMBERS
@@ -494,7 +637,7 @@ fn try_the_rest(kind_name: &str) -> ExitCode {
         0..0
     };
     let others = (0..NUMBERS)
-        .filter(|number| !known.contains(number))
+        .filter(|number| !rows::is_made(kind_name, *number))
         .chain(x32)
         .chain([-1, i64::from(i32::MAX)]);
     let mut tried = 0;
