@@ -14,6 +14,7 @@ pub mod process;
 pub mod server;
 pub mod shell;
 pub mod softhsm;
+pub mod swtpm;
 pub mod webdriver;
 pub mod wpt;
 

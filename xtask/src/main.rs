@@ -112,6 +112,8 @@ enum Benchmark {
     Apdu,
     /// Page loads and programs in a page, in the sandbox of content processes and without it.
     ContentSandbox,
+    /// Signatures of a page with keys in tokens, against the same tokens without a browser.
+    Keys,
     /// A page without tokens, against the same browser around the published engine, which is built for it.
     PageLoad,
     /// How long token processes take to start, against the same without sandboxes. Builds no engine.
@@ -222,17 +224,22 @@ fn bench(paths: &Paths, benchmark: Benchmark, json: Option<PathBuf>) -> Result<(
             command
         }
         Benchmark::Apdu => {
-            let mut command = shell::e2e(paths, &shell::build(paths, Profile::Release)?);
+            let mut command = shell::e2e(paths, &shell_to_measure(paths)?);
             command.args(BENCH).arg("apdu");
             command
         }
         Benchmark::ContentSandbox => {
-            let mut command = shell::e2e(paths, &shell::build(paths, Profile::Release)?);
+            let mut command = shell::e2e(paths, &shell_to_measure(paths)?);
             command.args(BENCH).arg("content-sandbox");
             command
         }
+        Benchmark::Keys => {
+            let mut command = shell::e2e(paths, &shell_to_measure(paths)?);
+            command.args(BENCH).arg("keys");
+            command
+        }
         Benchmark::PageLoad => {
-            let mut command = shell::e2e(paths, &shell::build(paths, Profile::Release)?);
+            let mut command = shell::e2e(paths, &shell_to_measure(paths)?);
             let baseline = baseline::build(paths)?;
             command.env("SERVO_TOKENS_BASELINE", baseline);
             command.args(BENCH).arg("page-load");
@@ -253,4 +260,14 @@ fn bench(paths: &Paths, benchmark: Benchmark, json: Option<PathBuf>) -> Result<(
         command.arg("--json").arg(std::path::absolute(file)?);
     }
     process::run(&mut command)
+}
+
+/// The shell in `SERVO_TOKENS_SHELL`, however it was built, else one that is built with optimisations.
+fn shell_to_measure(paths: &Paths) -> Result<PathBuf> {
+    let Some(given) = env::var_os("SERVO_TOKENS_SHELL").filter(|value| !value.is_empty()) else {
+        return shell::build(paths, Profile::Release);
+    };
+    let shell = std::path::absolute(given)?;
+    step(format!("Measuring {}", shell.display()));
+    Ok(shell)
 }
