@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use token_workers::sandbox::{Profile, Step};
 
-use crate::attempts::MODULE;
+use crate::attempts::{MODULE, PCSC_MODULE};
 
 const ALL: [Resource; 16] = [
     Resource::Cpu,
@@ -37,12 +37,12 @@ fn limit(kind: &str, resource: Resource) -> Option<u64> {
     match (resource, kind) {
         (Resource::Core, _) => Some(0),
         (Resource::Nofile, "broker" | "broker without a store") => Some(2048),
-        (Resource::Nofile, MODULE) => Some(256),
+        (Resource::Nofile, MODULE | PCSC_MODULE) => Some(256),
         (Resource::Nofile, _) => Some(64),
         (Resource::As, "broker" | "broker without a store") => Some(1024 * MIB),
-        (Resource::As, MODULE) => Some(2048 * MIB),
+        (Resource::As, MODULE | PCSC_MODULE) => Some(2048 * MIB),
         (Resource::As, _) => Some(512 * MIB),
-        (Resource::Fsize, "broker" | MODULE) => Some(64 * MIB),
+        (Resource::Fsize, "broker" | MODULE | PCSC_MODULE) => Some(64 * MIB),
         _ => None,
     }
 }

@@ -12,7 +12,7 @@ use std::{fs, io, ptr};
 use token_traits::control::ModuleConfig;
 use token_workers::sandbox::Kind;
 
-use crate::attempts::{AT_CWD, MODULE, SOFTWARE_TPM, address, c_path, call, result};
+use crate::attempts::{AT_CWD, MODULE, PCSC_MODULE, SOFTWARE_TPM, address, c_path, call, result};
 use crate::rows::connect;
 
 /// A right of Landlock's, or two that are used together.
@@ -89,18 +89,18 @@ fn rights(kind: &str, place: &str) -> &'static [Right] {
         ("broker", "/store") => &[Read, Write, Cut, List, MakeFile, DeleteFile],
         ("broker", "/dev/urandom") => &[Read],
         (
-            MODULE,
+            MODULE | PCSC_MODULE,
             "/lib" | "/lib64" | "/usr/lib" | "/usr/lib64" | "/usr/local/lib" | "/settings",
         ) => &[Read, List],
         (
-            MODULE,
+            MODULE | PCSC_MODULE,
             "/etc/ld.so.cache"
             | "/dev/urandom"
             | "/etc/ssl/openssl.cnf"
             | "/opt/module.so"
             | "/opt/module.conf",
         ) => &[Read],
-        (MODULE, "/tokens") => &[
+        (MODULE | PCSC_MODULE, "/tokens") => &[
             Read,
             Write,
             Cut,
@@ -110,7 +110,7 @@ fn rights(kind: &str, place: &str) -> &'static [Right] {
             DeleteFile,
             DeleteFolder,
         ],
-        (MODULE, "/opt/state") => &[Read, Write, Cut],
+        (MODULE | PCSC_MODULE, "/opt/state") => &[Read, Write, Cut],
         _ => &[],
     }
 }
@@ -118,11 +118,12 @@ fn rights(kind: &str, place: &str) -> &'static [Right] {
 /// That kind of process, with these places.
 pub fn kind(name: &str) -> Kind<'static> {
     match name {
-        MODULE => Kind::Module(Box::leak(Box::new(ModuleConfig {
+        MODULE | PCSC_MODULE => Kind::Module(Box::leak(Box::new(ModuleConfig {
             module: "/opt/module.so".into(),
             label: "Module".into(),
             read: vec!["/opt/module.conf".into(), "/settings".into()],
             write: vec!["/opt/state".into(), "/tokens".into()],
+            pcsc: name == PCSC_MODULE,
             ..ModuleConfig::default()
         }))),
         other => crate::kind(other, Path::new("/store")),

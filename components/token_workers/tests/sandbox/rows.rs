@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::KINDS;
 use crate::attempts::{
-    AT_CWD, MODULE, Outcome, SOFTWARE_TPM, STDOUT, call, call_5, call_6, map, pair, result, socket,
+    AT_CWD, MODULE, Outcome, PCSC_MODULE, SOFTWARE_TPM, STDOUT, call, call_5, call_6, map, pair,
+    result, socket,
 };
 use Outcome::{Done, Error, Killed, Reached};
 
@@ -32,9 +33,11 @@ pub struct Row {
 }
 
 const BROKERS: &[&str] = &["broker", "broker without a store"];
-const WITH_STORE: &[&str] = &["broker", MODULE];
+const WITH_STORE: &[&str] = &["broker", MODULE, PCSC_MODULE];
 const MONITOR: &[&str] = &["pcsc-monitor"];
-const MODULES: &[&str] = &[MODULE];
+const MODULES: &[&str] = &[MODULE, PCSC_MODULE];
+const WITHOUT_PCSC: &[&str] = &[MODULE];
+const WITH_PCSC: &[&str] = &[PCSC_MODULE];
 const SWTPM: &[&str] = &[SOFTWARE_TPM];
 /// All that are given no error in place of a socket.
 const WITHOUT_MODULE: &[&str] = &[
@@ -194,7 +197,11 @@ fn clone(flags: i32) -> Result<(), i32> {
 }
 
 fn after_clone(kind: &str) -> Outcome {
-    if kind == MODULE { Done } else { Killed }
+    if MODULES.contains(&kind) {
+        Done
+    } else {
+        Killed
+    }
 }
 
 fn thread() -> Result<(), i32> {
@@ -388,6 +395,7 @@ pub const ROWS: &[Row] = &[
     // module
     allowed!(MODULES, SYS_clock_getres),
     allowed!(MODULES, SYS_dup, NONE),
+    allowed!(MODULES, SYS_eventfd2),
     allowed!(MODULES, SYS_faccessat, AT_CWD),
     allowed!(MODULES, SYS_fdatasync, NONE),
     allowed!(MODULES, SYS_fcntl, NONE, libc::F_SETLKW as u64),
@@ -453,7 +461,30 @@ pub const ROWS: &[Row] = &[
     failing!(ALL, ENOSYS, SYS_faccessat2, AT_CWD),
     failing!(ALL, EPERM, SYS_fchown, NONE),
     failing!(MODULES, EPERM, SYS_ioctl, NONE),
-    failing!(MODULES, EACCES, SYS_socket, libc::AF_UNIX as u64),
+    failing!(MODULES, ENOTSOCK, SYS_getpeername, NONE),
+    failing!(MODULES, ENOSYS, SYS_sched_getattr),
+    failing!(MODULES, ENOSYS, SYS_sched_setattr),
+    failing!(
+        MODULES,
+        EACCES,
+        SYS_socket,
+        libc::AF_INET as u64,
+        (libc::SOCK_STREAM | libc::SOCK_CLOEXEC) as u64
+    ),
+    failing!(
+        MODULES,
+        EACCES,
+        SYS_socket,
+        libc::AF_UNIX as u64,
+        (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as u64
+    ),
+    failing!(WITHOUT_PCSC, EACCES, SYS_socket => || socket(libc::AF_UNIX, libc::SOCK_STREAM).map(drop)),
+    // What is pretended.
+    row!(WITH_PCSC, Done, |_| Done, SYS_socket => || match socket(libc::AF_UNIX, libc::SOCK_STREAM)? {
+        0 => Ok(()),
+        _ => Err(libc::EINVAL),
+    }),
+    row!(WITH_PCSC, Done, |_| Done, SYS_connect, NONE),
 ];
 
 /// Whether a process of this kind makes this system call at any time, in some way, when its last thread runs or its module

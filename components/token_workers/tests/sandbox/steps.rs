@@ -58,6 +58,14 @@ pub fn wrong() -> Vec<String> {
         .take_while(|step| !matches!(step, Step::Landlock | Step::SystemCalls))
         .collect();
     expect("the first steps", &first, libc::PR_GET_NO_NEW_PRIVS, 1);
+    // The tests of attempts take it in place of `sandbox::no_more_threads`.
+    let seen = in_child(|| {
+        profile.apply(Step::NoMoreThreads)?;
+        Ok(call(libc::SYS_seccomp, [1, 1, 0, 0]))
+    });
+    if seen != Ok(Outcome::Killed) {
+        wrong.push(format!("the last filter: {seen:?}"));
+    }
     wrong
 }
 
