@@ -5,8 +5,8 @@
 //! Keys of a TPM 2.0 (TCG TPM 2.0 Library).
 //!
 //! A TPM keeps no keys: it gives each one out, encrypted under a key of its own that never leaves it, and takes it back for
-//! one use. So the broker stores them, and a [`KeyRef`] is the whole key. Nothing stays loaded from one request to the next but a
-//! session.
+//! one use. So the broker stores them, and a [`KeyRef`] is the whole key. What stays loaded from one request to the next is a
+//! session and the key that was used last, without what authorizes its use: loading it takes longer than signing.
 
 use std::fs::OpenOptions;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -82,6 +82,8 @@ struct Inner {
     parent_name: Vec<u8>,
     /// Goes on from one command to the next. Nothing that it authorizes or encrypts is readable on the TPM's bus.
     session: Option<AuthSession>,
+    /// The key that was used last.
+    loaded: Option<(Blob, KeyHandle)>,
     /// What signs attestations, for as long as this process runs.
     attestation_key: Option<Blob>,
     /// The TPM has forgotten what this process relies on.
@@ -89,7 +91,7 @@ struct Inner {
 }
 
 /// What a [`KeyRef`] of this provider is, in postcard's encoding.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct Blob {
     /// What the key is for, as far as the TPM does not tell it apart.
     usages: Usages,
@@ -166,6 +168,7 @@ impl Tpm {
             parent,
             parent_name,
             session: None,
+            loaded: None,
             attestation_key: None,
             is_over: false,
         };
@@ -184,7 +187,7 @@ impl Tpm {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Loads a key, does something with it, and lets the TPM forget it.
+    /// Does something with a key, which is loaded before if it is not the one that was used last.
     fn with<T>(
         &self,
         token: TokenId,
@@ -268,22 +271,46 @@ impl Inner {
             return Err(KeyError::Foreign);
         }
         let public = Public::unmarshall(&blob.public).map_err(|_| KeyError::BadRequest)?;
-        let private = Private::try_from(&*blob.private).map_err(|_| KeyError::BadRequest)?;
         let auth = Auth::try_from(auth).map_err(|_| KeyError::BadRequest)?;
-        let parent = self.parent;
-        let handle = self
-            .authorized(|context| context.load(parent, private, public.clone()).map_err(error))?;
+        let handle = match self.loaded.take() {
+            Some((loaded, handle)) if loaded == *blob => handle,
+            other => {
+                self.loaded = other;
+                self.forget();
+                let private = Private::try_from(&*blob.private);
+                let private = private.map_err(|_| KeyError::BadRequest)?;
+                let parent = self.parent;
+                let public = public.clone();
+                self.authorized(|context| context.load(parent, private, public).map_err(error))?
+            }
+        };
         let outcome = match self.context.tr_set_auth(handle.into(), auth) {
             Ok(()) => self.authorized(|context| run(context, handle, &public)),
             Err(failed) => Err(error(failed)),
         };
-        let flushed = self.context.flush_context(ObjectHandle::from(handle));
-        self.is_over |= flushed.is_err();
+        let cleared = self
+            .context
+            .tr_set_auth(handle.into(), Auth::default())
+            .map_err(error);
+        self.loaded = Some((blob.clone(), handle));
+        if outcome.is_err() || cleared.is_err() {
+            self.forget();
+        }
         outcome
+    }
+
+    /// Has the TPM forget the key that is loaded.
+    fn forget(&mut self) {
+        if let Some((_, handle)) = self.loaded.take() {
+            let flushed = self.context.flush_context(ObjectHandle::from(handle));
+            self.is_over |= flushed.is_err();
+        }
     }
 
     fn create(&mut self, public: Public, usages: Usages, auth: &[u8]) -> Result<Blob, KeyError> {
         let auth = Auth::try_from(auth).map_err(|_| KeyError::BadRequest)?;
+        // There may be room for three in the TPM.
+        self.forget();
         let parent = self.parent;
         let made = self.authorized(|context| {
             context

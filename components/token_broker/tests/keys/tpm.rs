@@ -229,6 +229,8 @@ fn the_tpm_refuses_who_cannot_authorize_the_use() {
     let refused = Err(Failure::Error(KeyError::Refused));
     let digest = [7; 32];
     for auth in [None, Some(vec![]), Some(vec![0xa6; 32])] {
+        // That the key is loaded from before makes no difference.
+        worker.bytes(token, sign(&made.key, SignatureScheme::Ecdsa, &digest));
         // More often than any dictionary of attacks would allow.
         for _ in 0..10 {
             let operation = Operation::Sign {
@@ -257,6 +259,7 @@ fn the_tpm_refuses_who_cannot_authorize_the_use() {
         key
     };
     for index in [1, 40, 100] {
+        worker.bytes(token, sign(&made.key, SignatureScheme::Ecdsa, &digest));
         let tried = worker.does(
             token,
             sign(&changed(index), SignatureScheme::Ecdsa, &digest),
