@@ -9,8 +9,9 @@ use std::sync::mpsc;
 use std::thread;
 
 use libtest_mimic::Failed;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use token_traits::control::ModuleConfig;
-use token_workers::sandbox::{self, Kind, Profile, Step};
+use token_workers::sandbox::{self, Kind, Profile, SandboxError, Step};
 
 use crate::attempts::{Outcome, call};
 use crate::{LIMIT, in_child, probe, say};
@@ -60,13 +61,43 @@ pub fn wrong() -> Vec<String> {
     expect("the first steps", &first, libc::PR_GET_NO_NEW_PRIVS, 1);
     // The tests of attempts take it in place of `sandbox::no_more_threads`.
     let seen = in_child(|| {
+        // Without it the end leaves a core file.
+        profile.apply(Step::Limits)?;
         profile.apply(Step::NoMoreThreads)?;
         Ok(call(libc::SYS_seccomp, [1, 1, 0, 0]))
     });
     if seen != Ok(Outcome::Killed) {
         wrong.push(format!("the last filter: {seen:?}"));
     }
+    // It is not left out where the kernel has none of it.
+    let seen = in_child(|| {
+        without_landlock()?;
+        Ok(match profile.apply(Step::Landlock) {
+            Err(SandboxError::Landlock(_)) => Ok(()),
+            _ => Err(libc::EINVAL),
+        })
+    });
+    if seen != Ok(Outcome::Done) {
+        wrong.push(format!("a kernel without Landlock: {seen:?}"));
+    }
     wrong
+}
+
+/// As on a kernel that has none.
+fn without_landlock() -> Result<(), SandboxError> {
+    let calls = [(libc::SYS_landlock_create_ruleset, Vec::new())];
+    let filter = SeccompFilter::new(
+        calls.into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+        std::env::consts::ARCH
+            .try_into()
+            .map_err(seccompiler::Error::from)?,
+    );
+    let filter: BpfProgram = filter
+        .and_then(TryInto::try_into)
+        .map_err(seccompiler::Error::from)?;
+    Ok(seccompiler::apply_filter(&filter)?)
 }
 
 /// What a thread does, and is ended for with its whole process.
