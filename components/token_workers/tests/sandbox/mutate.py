@@ -73,7 +73,9 @@ def changes_of_groups(text):
             rest = ", ".join(name for name in own if name != group)
             yield f"{kind} has no {group}", replaced(text, first, last, rest)
         for group in GROUPS:
-            if group not in own:
+            # Others have its one call.
+            has_it = group in own or (group == "SERVICE" and ("PEERS" in own or "MODULE" in own))
+            if not has_it:
                 yield f"{kind} has {group}", replaced(text, first, last, ", ".join([*own, group]))
 
 
