@@ -15,6 +15,7 @@ pub mod server;
 pub mod shell;
 pub mod softhsm;
 pub mod swtpm;
+pub mod token_page;
 pub mod webdriver;
 pub mod wpt;
 

@@ -15,6 +15,8 @@ use crate::process::run;
 
 /// Where Debian has the module.
 pub const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+/// Where Debian has OpenSC's spy.
+const SPY: &str = "/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so";
 /// The user's PIN of a new token.
 pub const PIN: &str = "246810";
 /// The security officer's PIN of a new token.
@@ -26,6 +28,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct SoftHsm {
     folder: TempDir,
+    pin: String,
 }
 
 impl SoftHsm {
@@ -34,8 +37,17 @@ impl SoftHsm {
     /// # Errors
     /// If softhsm2-util cannot be run, or does not want to.
     pub fn with_token(label: &str) -> io::Result<Self> {
+        Self::with_pin(label, PIN)
+    }
+
+    /// Makes a token with another PIN.
+    ///
+    /// # Errors
+    /// As with [`SoftHsm::with_token`].
+    pub fn with_pin(label: &str, pin: &str) -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let hsm = Self { folder };
+        let pin = pin.to_owned();
+        let hsm = Self { folder, pin };
         fs::create_dir(hsm.tokens())?;
         let tokens = hsm.tokens();
         fs::write(
@@ -56,8 +68,13 @@ impl SoftHsm {
     pub fn add_token(&self, label: &str) -> io::Result<()> {
         let mut command = self.tool("softhsm2-util");
         command.args(["--init-token", "--free", "--label", label]);
-        command.args(["--so-pin", SO_PIN, "--pin", PIN]);
+        command.args(["--so-pin", SO_PIN, "--pin", &self.pin]);
         finish(&mut command).map(drop)
+    }
+
+    /// The user's PIN.
+    pub fn pin(&self) -> &str {
+        &self.pin
     }
 
     /// The folder with the tokens' files.
@@ -84,6 +101,25 @@ impl SoftHsm {
         )
     }
 
+    /// The same through OpenSC's `pkcs11-spy`, which writes down each call of a function of the module's, and what is in it.
+    ///
+    /// # Errors
+    /// If there is no place to write it to.
+    pub fn token_config_spied(&self) -> io::Result<String> {
+        let log = self.spy_log();
+        fs::write(&log, "")?;
+        let (configuration, tokens) = (self.configuration(), self.tokens());
+        Ok(format!(
+            "[[pkcs11]]\nmodule = {SPY:?}\nlabel = \"SoftHSM\"\nread = [{configuration:?}]\nwrite = [{tokens:?}, {log:?}]\n\
+             environment = {{ SOFTHSM2_CONF = {configuration:?}, PKCS11SPY = {MODULE:?}, PKCS11SPY_OUTPUT = {log:?} }}\n"
+        ))
+    }
+
+    /// Where the spy writes to.
+    pub fn spy_log(&self) -> PathBuf {
+        self.folder.path().join("spy.log")
+    }
+
     /// A tool that uses these tokens.
     pub fn tool(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -97,7 +133,7 @@ impl SoftHsm {
     /// If it cannot be run, or does not want to.
     pub fn pkcs11_tool(&self, arguments: &[&str]) -> io::Result<String> {
         let mut command = self.tool("pkcs11-tool");
-        command.args(["--module", MODULE, "--login", "--pin", PIN]);
+        command.args(["--module", MODULE, "--login", "--pin", &self.pin]);
         command.args(arguments);
         finish(&mut command)
     }

@@ -64,13 +64,21 @@ impl SoftwareTpm {
     pub fn token_config(&self) -> String {
         format!("[tpm]\ntcti = {:?}\n", self.tcti())
     }
+
+    /// It is switched off.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    pub fn switch_off(&mut self) -> io::Result<()> {
+        self.process.kill()?;
+        self.process.wait().map(drop)
+    }
 }
 
 impl Drop for SoftwareTpm {
     fn drop(&mut self) {
-        // Both fail only if it has ended.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        // It fails only if it has ended.
+        let _ = self.switch_off();
     }
 }
 

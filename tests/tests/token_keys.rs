@@ -5,175 +5,17 @@
 //! Keys in tokens, from a page, on SoftHSM2. OpenSSL, outside of the browser, checks what the token made, and makes what it
 //! is to decrypt.
 
-use std::error::Error;
-use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use e2e::browser::{Browser, HELPERS};
-use e2e::shell::Options;
-use e2e::softhsm::{PIN, SoftHsm, finish};
+use e2e::softhsm::PIN;
+use e2e::token_page::{ELSEWHERE, OpenSsl, Page, Result, decode, der_signature};
 use serde_json::{Value, json};
-
-type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
-
-/// Another name of the server, which is another origin.
-const ELSEWHERE: &str = "not-web-platform.test";
-
-const PAGE: &str =
-    "<!DOCTYPE html><title>page</title><button id=go style='padding: 2em'>Go</button>";
-
-const SCRIPT: &str = r#"
-    self.encode = buffer => btoa(String.fromCharCode(...new Uint8Array(buffer)));
-    self.decode = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
-    self.bytes = text => new TextEncoder().encode(text);
-    self.failure = promise => promise.then(() => "no failure", error => error.name);
-    self.subtle = crypto.subtle;
-"#;
-
-struct Page {
-    browser: Browser,
-    hsm: SoftHsm,
-}
-
-impl Page {
-    fn start() -> Result<Self> {
-        let hsm = SoftHsm::with_token("Company card")?;
-        let options = Options {
-            token_config: format!(
-                "[pcsc]\nenabled = false\n\n[virtual_card]\nenabled = false\n\n{}",
-                hsm.token_config()
-            ),
-            ..Options::default()
-        };
-        let browser = Browser::start(&options)?;
-        browser.server.page("/page", PAGE);
-        let page = Self { browser, hsm };
-        page.open(&page.browser.server.url("/page"))?;
-        page.answer("accept")?;
-        Ok(page)
-    }
-
-    fn open(&self, url: &str) -> Result {
-        let session = &self.browser.session;
-        session.navigate(url)?;
-        session.execute(HELPERS, &[])?;
-        session.execute(SCRIPT, &[])?;
-        Ok(())
-    }
-
-    /// How prompts are answered from now on.
-    fn answer(&self, mode: &str) -> Result {
-        let body = json!({ "mode": mode, "pin": PIN });
-        self.browser.session.post("token-prompts/set-mode", body)?;
-        Ok(())
-    }
-
-    /// What an expression comes to. An exception is an error.
-    fn run(&self, expression: &str) -> Result<Value> {
-        Ok(self.browser.evaluate(expression)??)
-    }
-
-    /// What an expression comes to that is evaluated when the user clicks.
-    fn on_click(&self, expression: &str) -> Result<Value> {
-        let script = format!("go.onclick = () => {{ self.outcome = {expression}; }}");
-        let session = &self.browser.session;
-        session.execute(&script, &[])?;
-        let button = session.find("#go")?;
-        session.click(&button)?;
-        self.run("outcome")
-    }
-
-    /// The user grants a token, which is in `token` then.
-    fn grant_token(&self) -> Result {
-        let label = self.on_click(
-            "cryptokeys.requestToken().then(token => { self.token = token; return token.label; })",
-        )?;
-        assert_eq!(label, "Company card");
-        Ok(())
-    }
-}
-
-fn text(value: &Value) -> Result<&str> {
-    value
-        .as_str()
-        .ok_or_else(|| format!("no text: {value}").into())
-}
-
-fn decode(value: &Value) -> Result<Vec<u8>> {
-    Ok(BASE64.decode(text(value)?)?)
-}
-
-/// Files for OpenSSL.
-struct OpenSsl(tempfile::TempDir);
-
-impl OpenSsl {
-    fn new() -> Result<Self> {
-        Ok(Self(tempfile::tempdir()?))
-    }
-
-    fn file(&self, name: &str, contents: &[u8]) -> Result<String> {
-        let path = self.0.path().join(name);
-        fs::write(&path, contents)?;
-        Ok(path.display().to_string())
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new("openssl");
-        command.current_dir(self.0.path()).args(arguments);
-        Ok(finish(&mut command)?)
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
-        Ok(fs::read(self.0.path().join(name))?)
-    }
-
-    /// Whether it is a signature of the message.
-    fn verify(&self, spki: &[u8], signature: &[u8], message: &[u8], options: &[&str]) -> Result {
-        let key = self.file("key.der", spki)?;
-        self.run(&[
-            "pkey", "-pubin", "-inform", "DER", "-in", &key, "-pubout", "-out", "key.pem",
-        ])?;
-        let signature = self.file("signature", signature)?;
-        let message = self.file("message", message)?;
-        let arguments = ["dgst", "-verify", "key.pem", "-signature", &signature];
-        let said = self.run(&[&arguments[..], options, &[&message]].concat())?;
-        assert!(said.contains("Verified OK"), "{said}");
-        Ok(())
-    }
-}
-
-/// `r` and `s` as OpenSSL wants them: a DER sequence of two integers.
-fn der_signature(signature: &[u8]) -> Vec<u8> {
-    let (r, s) = signature.split_at(signature.len() / 2);
-    let integers = [r, s].map(|number| {
-        let mut digits: Vec<u8> = number
-            .iter()
-            .copied()
-            .skip_while(|byte| *byte == 0)
-            .collect();
-        if digits.first().is_none_or(|first| *first >= 0x80) {
-            digits.insert(0, 0);
-        }
-        let mut integer = vec![2, u8::try_from(digits.len()).unwrap()];
-        integer.append(&mut digits);
-        integer
-    });
-    let content = integers.concat();
-    let length = u8::try_from(content.len()).unwrap();
-    let head = if length < 128 {
-        vec![0x30, length]
-    } else {
-        vec![0x30, 0x81, length]
-    };
-    [head, content].concat()
-}
 
 #[test]
 fn a_key_is_made_in_the_token_found_by_name_and_signs() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     assert_eq!(
         page.run("cryptokeys.getKeyByName('invoices')")?,
         Value::Null
@@ -244,7 +86,7 @@ fn a_key_is_made_in_the_token_found_by_name_and_signs() -> Result {
     }
     // The token has them: another program sees them, and that they have never left it and cannot.
     let listed = page
-        .hsm
+        .token
         .pkcs11_tool(&["--list-objects", "--type", "privkey"])?;
     let access = "Access:     sensitive, always sensitive, never extractable, local";
     assert_eq!(listed.matches(access).count(), 4, "{listed}");
@@ -254,7 +96,7 @@ fn a_key_is_made_in_the_token_found_by_name_and_signs() -> Result {
 
 #[test]
 fn others_find_nothing() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     page.run(
         "token.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, ['sign'], { name: 'invoices' }).then(() => null)",
@@ -263,7 +105,7 @@ fn others_find_nothing() -> Result {
         page.run("cryptokeys.getKeys().then(keys => keys.length)")?,
         1
     );
-    page.answer("reject")?;
+    page.reject()?;
     page.open(&page.browser.server.url_on(ELSEWHERE, "/page"))?;
     assert_eq!(
         page.run("cryptokeys.getKeyByName('invoices')")?,
@@ -280,7 +122,7 @@ fn others_find_nothing() -> Result {
         "NotFoundError"
     );
     // With a grant of its own for the token, it sees its own keys there: none.
-    page.answer("accept")?;
+    page.accept()?;
     page.grant_token()?;
     assert_eq!(
         page.run("cryptokeys.getKeyByName('invoices')")?,
@@ -292,7 +134,7 @@ fn others_find_nothing() -> Result {
 
 #[test]
 fn a_message_for_the_token_is_decrypted_in_it() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     let spki = page.run(
         "(async () => {
@@ -340,7 +182,7 @@ fn a_message_for_the_token_is_decrypted_in_it() -> Result {
 
 #[test]
 fn a_secret_is_agreed_on_with_somebody_outside() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     let openssl = OpenSsl::new()?;
     openssl.run(&[
@@ -393,7 +235,7 @@ fn a_secret_is_agreed_on_with_somebody_outside() -> Result {
 /// The position paper's third case: a data key that is made in the token, leaves it wrapped by it, and comes back.
 #[test]
 fn a_data_key_leaves_the_token_wrapped_and_comes_back() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     let outcome = page.run(
         "(async () => {
@@ -425,7 +267,7 @@ fn a_data_key_leaves_the_token_wrapped_and_comes_back() -> Result {
 /// The paper's second case: a server's secret comes into the token encrypted for a key of the token's, and is used there.
 #[test]
 fn a_servers_secret_comes_into_the_token_and_is_used_there() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     let spki = page.run(
         "(async () => {
@@ -494,7 +336,7 @@ fn a_servers_secret_comes_into_the_token_and_is_used_there() -> Result {
 
 #[test]
 fn a_key_that_another_program_deletes_is_gone() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     page.run(
         "(async () => {
@@ -503,7 +345,7 @@ fn a_key_that_another_program_deletes_is_gone() -> Result {
         })()",
     )?;
     for kind in ["privkey", "pubkey"] {
-        page.hsm
+        page.token
             .pkcs11_tool(&["--delete-object", "--type", kind, "--label", "short-lived"])?;
     }
     let failure = page.run(
@@ -519,7 +361,7 @@ fn a_key_that_another_program_deletes_is_gone() -> Result {
 
 #[test]
 fn a_thousand_signatures_at_once() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     let outcome = page.run(
         "(async () => {
@@ -538,7 +380,7 @@ fn a_thousand_signatures_at_once() -> Result {
 
 #[test]
 fn a_module_that_is_killed_costs_what_was_under_way() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     page.run(
         "(async () => {
@@ -561,7 +403,7 @@ fn a_module_that_is_killed_costs_what_was_under_way() -> Result {
 
 #[test]
 fn a_worker_of_the_page_uses_a_key_and_nobody_keeps_it() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     page.browser.server.route("/worker.js", |_| {
         e2e::server::Response::new(
@@ -594,9 +436,9 @@ fn a_worker_of_the_page_uses_a_key_and_nobody_keeps_it() -> Result {
 
 #[test]
 fn a_refused_pin_is_a_refusal() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
-    page.answer("reject")?;
+    page.reject()?;
     let failure = page.run(
         "failure(token.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, ['sign'], { name: 'never' }))",
     )?;
@@ -607,11 +449,11 @@ fn a_refused_pin_is_a_refusal() -> Result {
 /// The log of a browser has neither PINs nor names of origins.
 #[test]
 fn the_log_has_no_pin() -> Result {
-    let page = Page::start()?;
+    let page = Page::softhsm()?;
     page.grant_token()?;
     page.run("token.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, ['sign'], { name: 'k' }).then(() => null)")?;
     let log = page.browser.shell.log();
     assert!(!log.contains(PIN), "{log}");
-    assert!(Path::new(&page.hsm.tokens()).exists());
+    assert!(Path::new(&page.token.tokens()).exists());
     Ok(())
 }

@@ -30,6 +30,7 @@ enum {
     GENERAL_ERROR = 5,
     NOT_SUPPORTED = 0x54,
     TYPE_INVALID = 0x12,
+    NOT_LOGGED_IN = 0x101,
     TOO_SMALL = 0x150,
 };
 
@@ -238,6 +239,10 @@ static ulong_t get_token_info(ulong_t slot, struct token_info *info) {
     }
     /* Token initialized, PIN set. No login. */
     info->flags = 0x408;
+    if (is_manner("has a locked PIN")) {
+        /* Login required, PIN locked. */
+        info->flags |= 0x4 | 0x40000;
+    }
     return OK;
 }
 
@@ -381,6 +386,9 @@ static ulong_t get_attribute_value(ulong_t session, ulong_t object, struct attri
 
 static ulong_t sign_init(ulong_t session, const void *mechanism, ulong_t key) {
     (void)session, (void)mechanism, (void)key;
+    if (is_manner("has a locked PIN")) {
+        return NOT_LOGGED_IN;
+    }
     return OK;
 }
 
