@@ -357,7 +357,7 @@ fn r13_r15_no_process_has_the_pin_or_a_key_but_the_modules() -> Result {
         secrets.push(middle.to_vec());
         secrets.push(middle.iter().rev().copied().collect());
     }
-    let wanted: Vec<&[u8]> = [&PIN.as_bytes()[..], &modulus[16..48]]
+    let wanted: Vec<&[u8]> = [PIN.as_bytes(), &modulus[16..48]]
         .into_iter()
         .chain(secrets.iter().map(Vec::as_slice))
         .collect();
