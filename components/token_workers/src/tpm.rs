@@ -52,6 +52,11 @@ const STORAGE_ROOT_KEY: u32 = 0x8100_0001;
 /// The longest part that a TPM takes at once, in bytes.
 const PART: usize = 1024;
 
+/// The first handle of what is loaded (TPM 2.0 Library, part 2, 7.5).
+const TPM2_TRANSIENT_FIRST: u32 = 0x8000_0000;
+/// More is not loaded at a time.
+const MAX_LEFT: u32 = 16;
+
 /// Manufacturers of TPMs that are programs: swtpm, and those of virtual machines.
 const SOFTWARE: [&str; 3] = ["IBM", "MSFT", "GOOG"];
 
@@ -118,6 +123,20 @@ impl Blob {
     }
 }
 
+/// Makes room in a TPM that no resource manager stands in front of: what a worker that was killed had loaded stays there, and
+/// there is room for three. The kernel sees to that for a device.
+fn flush_what_was_left(context: &mut Context) -> Result<(), Error> {
+    let (left, _) =
+        context.get_capability(CapabilityType::Handles, TPM2_TRANSIENT_FIRST, MAX_LEFT)?;
+    if let CapabilityData::Handles(handles) = left {
+        for handle in handles.into_inner() {
+            let object = context.tr_from_tpm_public(handle)?;
+            context.flush_context(object)?;
+        }
+    }
+    Ok(())
+}
+
 impl Tpm {
     /// Opens a TPM, and finds or makes the key under which others are encrypted. After this nothing needs to be opened.
     ///
@@ -146,6 +165,9 @@ impl Tpm {
                 Some(port) => format!("no TPM in software answers on port {port}"),
                 None => failed(error),
             })?;
+        if port_of_swtpm(tcti).is_some() {
+            flush_what_was_left(&mut context).map_err(failed)?;
+        }
         let (parent, parent_name) = parent(&mut context).map_err(failed)?;
         let mut property = |tag| -> Result<String, String> {
             let number = context.get_tpm_property(tag).map_err(failed)?;
