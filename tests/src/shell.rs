@@ -34,7 +34,11 @@ const TURN: Duration = Duration::from_secs(600);
 const TAIL: usize = 80;
 
 /// A token configuration with the embedded virtual card and nothing else.
-pub const VIRTUAL_CARD: &str = "[virtual_card]\nenabled = true\n\n[pcsc]\nenabled = false\n";
+///
+/// Without its PIV application, whose access rule has the broker insist on the name of each application: what answers SELECT
+/// with a warning says none.
+pub const VIRTUAL_CARD: &str =
+    "[virtual_card]\nenabled = true\nprofile = \"plain\"\n\n[pcsc]\nenabled = false\n";
 /// A token configuration with the machine's PC/SC readers and nothing else.
 pub const PCSC: &str = "[virtual_card]\nenabled = false\n\n[pcsc]\nenabled = true\n";
 

@@ -40,7 +40,7 @@ pub enum AccessRules {
 
 /// The default one without its PIV application.
 const PLAIN: Profile = Profile {
-    description: "",
+    description: "like default without PIV, with an ARA-M that allows everybody everything",
     protocol: Protocol::T1,
     supplementary_channels: 19,
     extended_length: true,
@@ -50,7 +50,7 @@ const PLAIN: Profile = Profile {
 
 impl Profile {
     /// The profiles that have a name, as configurations give it.
-    pub const NAMED: [(&'static str, Self); 9] = [
+    pub const NAMED: [(&'static str, Self); 10] = [
         (
             "default",
             Self {
@@ -109,6 +109,7 @@ impl Profile {
                 ..PLAIN
             },
         ),
+        ("plain", PLAIN),
         (
             "piv",
             Self {
